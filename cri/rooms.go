@@ -1,0 +1,74 @@
+package cri
+
+import (
+	"context"
+	"io"
+
+	"github.com/cri-pouch/cri-pouch/network"
+	"github.com/cri-pouch/cri-pouch/snapshot"
+)
+
+// Network is what the service needs of package network.
+type Network interface {
+	// Pin makes and pins the pod's namespaces and applies its sysctls. Pinning twice gives the same paths.
+	Pin(ctx context.Context, pod network.Pod) (network.Namespaces, error)
+	// Unpin removes the pins; what is already gone is no error.
+	Unpin(ctx context.Context, sandboxID string) error
+	// Namespaces gives the paths of the pod's pins, whether they exist or not.
+	Namespaces(pod network.Pod) network.Namespaces
+	// Attach runs CNI ADD for the pinned network namespace.
+	Attach(ctx context.Context, pod network.Pod) (network.Attachment, error)
+	// Detach runs CNI DEL; it can be repeated, also when the namespace is gone.
+	Detach(ctx context.Context, pod network.Pod) error
+	// WriteFiles makes hosts, resolv.conf and hostname of the pod.
+	WriteFiles(ctx context.Context, pod network.Pod, a network.Attachment) (network.Files, error)
+	// Files gives their paths.
+	Files(sandboxID string) network.Files
+	RemoveFiles(ctx context.Context, sandboxID string) error
+	// Ready is nil when a CNI configuration is loaded; its error is the reason and the fix.
+	Ready() error
+	// GC tells CNI which pods are still attached; all other attachments are released.
+	GC(ctx context.Context, keep []network.Pod) error
+	// SetPodCIDR is UpdateRuntimeConfig's pod CIDR.
+	SetPodCIDR(cidr string) error
+}
+
+// Images is what the service needs of package snapshot for images. Lookups answer from memory.
+type Images interface {
+	Pull(ctx context.Context, ref string, auth *snapshot.Auth) (snapshot.Image, error)
+	// Get finds an image by ID, unique ID prefix of at least 3 characters, tag or digest reference; errdefs.ErrNotFound.
+	Get(ctx context.Context, refOrID string) (snapshot.Image, error)
+	List(ctx context.Context) ([]snapshot.Image, error)
+	// Remove drops all names of the image; the content goes when nothing uses it. An absent image is no error.
+	Remove(ctx context.Context, refOrID string) error
+	FsInfo(ctx context.Context) (snapshot.FSUsage, error)
+	Import(ctx context.Context, tar io.Reader) ([]snapshot.Image, error)
+	// WatchPulls sends the pulls in progress whenever they change, until ctx ends.
+	WatchPulls(ctx context.Context) <-chan []snapshot.PullProgress
+}
+
+// Rootfs is what the service needs of package snapshot for the root filesystems of containers. A container's record and
+// its snapshot are one: made in one transaction, removed in one transaction.
+type Rootfs interface {
+	// Create makes the snapshot of container id on the image's top layer and stores record (opaque to it) with it.
+	Create(ctx context.Context, r snapshot.NewRootfs) error
+	// Update replaces the record.
+	Update(ctx context.Context, id string, record []byte) error
+	// Records gives all records by container ID.
+	Records(ctx context.Context) (map[string][]byte, error)
+	// Remove drops record and snapshot; an absent one is no error. It unmounts first.
+	Remove(ctx context.Context, id string) error
+	// Mount mounts the root filesystem of the container and gives the path; a second Mount gives the same path.
+	Mount(ctx context.Context, id string) (string, error)
+	// Unmount takes the mount away; an absent one is no error.
+	Unmount(ctx context.Context, id string) error
+	// Usage is the size of the writable layer.
+	Usage(ctx context.Context, id string) (snapshot.FSUsage, error)
+}
+
+// SandboxRecords stores the records of sandboxes, each with the lease that holds its things.
+type SandboxRecords interface {
+	PutSandbox(ctx context.Context, id string, record []byte) error
+	DeleteSandbox(ctx context.Context, id string) error
+	Sandboxes(ctx context.Context) (map[string][]byte, error)
+}

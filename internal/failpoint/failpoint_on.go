@@ -1,0 +1,34 @@
+//go:build failpoints
+
+// Package failpoint lets a test end the daemon at a named step. It is compiled in with -tags failpoints only: the
+// product carries none of it.
+package failpoint
+
+import (
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Enabled says whether this binary was built with failpoints.
+const Enabled = true
+
+// Hit acts on the environment variable CRI_POUCH_FAILPOINTS, a comma-separated list of NAME=kill (SIGKILL to this
+// process) or NAME=sleep:DURATION. Names have the form room.step, as "sandbox.network-attached".
+func Hit(name string) {
+	for _, entry := range strings.Split(os.Getenv("CRI_POUCH_FAILPOINTS"), ",") {
+		key, action, _ := strings.Cut(entry, "=")
+		if key != name {
+			continue
+		}
+		if d, ok := strings.CutPrefix(action, "sleep:"); ok {
+			if wait, err := time.ParseDuration(d); err == nil {
+				time.Sleep(wait)
+			}
+			continue
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+}

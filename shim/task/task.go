@@ -1,0 +1,148 @@
+// Package task is the seam between those who want containers run (package cri) and those who run them
+// (the shim, reached through shim/client; later other shims). It holds types and one interface, no code.
+package task
+
+import (
+	"context"
+	"time"
+)
+
+// Runtime runs containers. Every method is safe for concurrent use. Errors wrap a class of errdefs: NotFound for
+// an unknown ID, AlreadyExists for a second Create, FailedPrecondition for a wrong state, Unavailable while
+// the shim is being replaced.
+type Runtime interface {
+	// Create makes a container from an OCI bundle and leaves it before its exec; it gives the init's pid.
+	Create(ctx context.Context, r CreateRequest) (pid int, err error)
+	// Start lets the created container run its program; it gives the start time that List will report.
+	// A program that cannot be executed is an error that names it.
+	Start(ctx context.Context, id string) (startedAt time.Time, err error)
+	// Kill sends a signal (number, signal(7)) to the container's init, or, with all, to every process of its cgroup.
+	Kill(ctx context.Context, id string, signal uint32, all bool) error
+	// Delete removes an ended (or never started) container and gives its end.
+	Delete(ctx context.Context, id string) (Exit, error)
+	// Wait blocks until the container's init (execID "") or the exec'd process has ended and its log is complete.
+	Wait(ctx context.Context, id, execID string) (Exit, error)
+	// List gives every container that the shim holds, also ended ones that are not deleted yet.
+	List(ctx context.Context) ([]Info, error)
+	// State gives one container.
+	State(ctx context.Context, id string) (Info, error)
+	// Pids gives the host pids of the container's processes.
+	Pids(ctx context.Context, id string) ([]uint32, error)
+
+	// Exec starts a further process in a running container. Its streams are FIFOs that the caller made.
+	Exec(ctx context.Context, r ExecRequest) (pid int, err error)
+	// KillExec sends a signal to an exec'd process and, with all, to the process group it leads.
+	KillExec(ctx context.Context, id, execID string, signal uint32, all bool) error
+	// DeleteExec forgets an ended exec'd process.
+	DeleteExec(ctx context.Context, id, execID string) error
+	// ResizePty sets the terminal's size in cells.
+	ResizePty(ctx context.Context, id, execID string, width, height uint32) error
+	// CloseIO closes the stdin of a container (execID "") or of an exec'd process.
+	CloseIO(ctx context.Context, id, execID string) error
+
+	// Pause and Resume freeze and thaw all processes of a container.
+	Pause(ctx context.Context, id string) error
+	Resume(ctx context.Context, id string) error
+	// Update changes the limits of a running container: resources is the JSON of OCI's LinuxResources.
+	Update(ctx context.Context, id string, resources []byte) error
+	// Stats reads the container's cgroups.
+	Stats(ctx context.Context, id string) (Stats, error)
+
+	// ReopenLog makes the shim write to a new file at the container's log path (after a rotation).
+	ReopenLog(ctx context.Context, id string) error
+
+	// Events delivers what happens from the call on. The channel is closed when the connection to the shim breaks or
+	// ctx ends: the caller then lists again. A subscriber that subscribes first and lists afterwards misses nothing.
+	Events(ctx context.Context) (<-chan Event, error)
+}
+
+// CreateRequest says what to create.
+type CreateRequest struct {
+	ID     string // unique on the node
+	Bundle string // folder with config.json (OCI runtime spec); root.path in it is absolute and mounted
+	// LogPath is the CRI log file; empty: output is read and dropped. It is opened at Start (created 0640, O_NOFOLLOW).
+	LogPath   string
+	Terminal  bool
+	Stdin     bool // the container has an open stdin; else /dev/null
+	StdinOnce bool
+	// SystemdCgroup says that linux.cgroupsPath has the form slice:prefix:name.
+	SystemdCgroup bool
+}
+
+// ExecRequest says what to run in a container.
+type ExecRequest struct {
+	ID, ExecID string
+	// Process is the JSON of OCI's Process.
+	Process []byte
+	// Stdin, Stdout, Stderr are FIFO paths, or empty. With Terminal, Stderr is ignored.
+	Stdin, Stdout, Stderr string
+	Terminal              bool
+}
+
+// Status is the state of a container in the shim.
+type Status string
+
+// The states; Stopped containers wait for Delete.
+const (
+	Created Status = "created"
+	Running Status = "running"
+	Paused  Status = "paused"
+	Stopped Status = "stopped"
+)
+
+// Info is what the shim knows of a container.
+type Info struct {
+	ID        string
+	Pid       int
+	Status    Status
+	StartedAt time.Time // zero before Start
+	Exit      *Exit     // for Stopped
+}
+
+// Exit is the end of a process.
+type Exit struct {
+	Code      uint32 // 128+n for a signal n
+	ExitedAt  time.Time
+	OOMKilled bool // the kernel's OOM killer ended a process of the container, init's end included
+}
+
+// EventType names an event.
+type EventType string
+
+// The events of the shim.
+const (
+	EventExit EventType = "exit" // a container's init ended, log complete
+	EventOOM  EventType = "oom"  // the OOM killer struck in a container that goes on
+)
+
+// Event is something that happened to a container.
+type Event struct {
+	Type EventType
+	ID   string
+	Exit *Exit // for EventExit
+}
+
+// Stats are the figures of a container's cgroups, in bytes, nanoseconds and counts.
+type Stats struct {
+	Time              time.Time
+	CPUUsage          uint64 // ns, total
+	MemoryUsage       uint64
+	MemoryWorkingSet  uint64 // usage less inactive file pages
+	MemoryLimit       uint64 // 0: none
+	MemoryRSS         uint64
+	PageFaults        uint64
+	MajorPageFaults   uint64
+	SwapUsage         uint64
+	SwapLimit         uint64
+	Pids              uint64
+	PidsLimit         uint64
+	OOMKills          uint64
+	CPUPSI, MemoryPSI *PSI // nil where the kernel has none (cgroup v1)
+	IOPSI             *PSI
+}
+
+// PSI is a pressure stall record (Documentation/accounting/psi.rst); Total in µs, averages in per cent.
+type PSI struct {
+	SomeTotal, FullTotal                                               uint64
+	SomeAvg10, SomeAvg60, SomeAvg300, FullAvg10, FullAvg60, FullAvg300 float64
+}
