@@ -1,0 +1,119 @@
+# cri-pouch: `make help` says what there is. Every target works without a terminal and without questions.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+GO          ?= go
+PREFIX      ?= /usr/local
+DESTDIR     ?=
+BIN         := $(CURDIR)/bin
+BUILD       := $(CURDIR)/build
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The tags of the product. netgo and osusergo keep libc's resolvers out of static binaries, seccomp links libseccomp in.
+TAGS        := seccomp netgo osusergo
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+STATIC      := -linkmode external -extldflags "-static"
+UNIT         = $$($(GO) list ./... | grep -v '/integration$$')
+# How many times longer than here a test may take, for machines that are slow on purpose (see test-vm).
+TEST_TIMEOUT ?= 20m
+# Arguments for the test run, as: make test-integration RUN=TestReplace
+RUN         ?=
+TESTFLAGS   := $(if $(RUN),-run '$(RUN)')
+REPORT       = $(GO) run ./integration/testreport
+
+export CGO_ENABLED = 1
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- building ----------------------------------------------------------------------------------------------------------
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing, build the CNI plugins (as root)
+	@integration/scripts/deps.sh
+	@integration/scripts/cni-plugins.sh
+
+.PHONY: build
+build: $(BIN)/cri-pouch $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init ## build the three binaries into bin/
+
+# Go knows best what has changed: these targets always run and are quick when nothing did.
+.PHONY: $(BIN)/cri-pouch $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init
+$(BIN)/cri-pouch:
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS)" -ldflags '$(LDFLAGS)' -o $@ ./cmd/cri-pouch
+
+$(BIN)/containerd-shim-pouch-v2:
+	$(GO) build -trimpath -tags "$(TAGS)" -ldflags '$(LDFLAGS) $(STATIC)' -o $@ ./cmd/containerd-shim-pouch-v2
+
+$(BIN)/pouch-init:
+	@mkdir -p $(BIN)
+	$(MAKE) --no-print-directory -C init OUT=$@
+
+# The same program with its failpoints compiled in, for the tests that kill it at a named step.
+.PHONY: build-tests
+build-tests: build
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS) failpoints" -ldflags '$(LDFLAGS)' -o $(BUILD)/failpoints/cri-pouch ./cmd/cri-pouch
+
+.PHONY: generate
+generate: ## generate the code of cri/api and shim/api from their .proto files (needs protoc)
+	$(GO) generate ./...
+
+# ---- checking ----------------------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: ## gofmt, go vet and staticcheck over everything, also with failpoints; shell scripts are parsed
+	@unformatted=$$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet -tags "$(TAGS)" ./...
+	$(GO) vet -tags "$(TAGS) failpoints" ./internal/failpoint
+	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
+	@for script in $$(git ls-files -co --exclude-standard '*.sh' .ci/run); do bash -n "$$script"; done
+	@echo "lint: clean"
+
+.PHONY: test
+test: test-unit test-integration ## unit tests, then integration tests (as root); says what was skipped and why
+
+.PHONY: test-unit
+test-unit: ## unit tests of all packages under the race detector
+	$(GO) test -race -tags "$(TAGS)" -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) $(UNIT) | $(REPORT)
+
+.PHONY: test-integration
+test-integration: build-tests ## integration tests against the built binaries, a registry, CNI and the kernel (as root)
+	$(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
+
+.PHONY: test-race
+test-race: test-unit ## unit tests, then the integration tests against a daemon built with the race detector
+	$(MAKE) --no-print-directory build-tests
+	$(GO) build -race -tags "$(TAGS) failpoints" -ldflags '-X main.version=$(VERSION)' -o $(BUILD)/race/cri-pouch ./cmd/cri-pouch
+	CRI_POUCH_TEST_DAEMON=$(BUILD)/race/cri-pouch \
+	  $(GO) test -race -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
+
+.PHONY: test-vm
+test-vm: build-tests ## the integration suite in a virtual machine: cgroup v2, systemd, AppArmor (as root; slow, cached in build/vm)
+	integration/vm/run.sh $(if $(RUN),-test.run '$(RUN)')
+
+.PHONY: quickstart
+quickstart: deps build ## a pod with two containers, one of them replaced in place, on a throwaway root; ends clean (as root)
+	@mkdir -p $(BUILD)
+	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart ./integration/quickstart
+	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin
+
+.PHONY: bench
+bench: ## Go benchmarks of the packages (figures of whole pods: docs/performance.md)
+	$(GO) test -tags "$(TAGS)" -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
+
+# ---- using -------------------------------------------------------------------------------------------------------------
+
+.PHONY: install
+install: build ## install the binaries, the systemd unit and the default configuration (DESTDIR, PREFIX)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/libexec/cri-pouch $(DESTDIR)/etc/cri-pouch/config.d
+	install -m 0755 $(BIN)/cri-pouch $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(DESTDIR)$(PREFIX)/bin/
+	[ ! -f deploy/cri-pouch.service ] || install -D -m 0644 deploy/cri-pouch.service $(DESTDIR)/etc/systemd/system/cri-pouch.service
+	[ -f $(DESTDIR)/etc/cri-pouch/config.toml ] || $(BIN)/cri-pouch config default > $(DESTDIR)/etc/cri-pouch/config.toml
+
+.PHONY: clean
+clean: ## remove bin/ and build/ (also the cached virtual machine)
+	rm -rf $(BIN) $(BUILD)

@@ -1,0 +1,190 @@
+// Package harness gives a test a cri-pouch node of its own (package lab) and short ways to run pods on it. What a test
+// made is removed when it ends, also when it fails, and a leak check follows.
+package harness
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/cri-pouch/cri-pouch/integration/lab"
+)
+
+// Image names of every node's registry; version 2 shares its first layer with version 1.
+const (
+	Busybox  = lab.Domain + "/busybox:1"
+	Busybox2 = lab.Domain + "/busybox:2"
+)
+
+// Node is a running cri-pouch with its registry and network.
+type Node struct {
+	*lab.Lab
+}
+
+// Option changes what a node is made of.
+type Option func(*lab.Options)
+
+// Failpoints uses the daemon that was built with failpoints.
+func Failpoints(t testing.TB) Option {
+	binary := filepath.Join(top(t), "build/failpoints/cri-pouch")
+	needFile(t, binary, "make build-tests")
+	return func(o *lab.Options) { o.Binary = binary }
+}
+
+// Config sets the daemon's configuration file.
+func Config(toml string) Option { return func(o *lab.Options) { o.Config = toml } }
+
+// Root places the daemon's root folder.
+func Root(dir string) Option { return func(o *lab.Options) { o.Root = dir } }
+
+// WithRegistry sets how the registry is reached.
+func WithRegistry(r lab.RegistryOptions) Option { return func(o *lab.Options) { o.Registry = r } }
+
+// WithoutCNI leaves the folder of the CNI configuration empty.
+func WithoutCNI() Option { return func(o *lab.Options) { o.NoCNI = true } }
+
+// Start gives a node whose registry holds Busybox and Busybox2. The test is skipped, with the reason, where the machine
+// cannot run it.
+func Start(t testing.TB, options ...Option) *Node {
+	t.Helper()
+	n := Prepare(t, options...)
+	n.StartDaemon(t)
+	return n
+}
+
+// Prepare is Start without starting the daemon.
+func Prepare(t testing.TB, options ...Option) *Node {
+	t.Helper()
+	NeedRoot(t)
+	dir := top(t)
+	o := lab.Options{Binary: filepath.Join(dir, "bin/cri-pouch"), CNIBin: filepath.Join(dir, "build/cni/bin")}
+	if b := os.Getenv("CRI_POUCH_TEST_DAEMON"); b != "" {
+		o.Binary = b
+	}
+	for _, f := range options {
+		f(&o)
+	}
+	needFile(t, o.Binary, "make build-tests")
+	needFile(t, filepath.Join(o.CNIBin, "bridge"), "make deps")
+	needFile(t, lab.Busybox, "apt-get install busybox-static")
+
+	checkLeaks := takeLeaks(t)
+	l, err := lab.New(t.Context(), o)
+	if err != nil {
+		t.Fatalf("make a lab: %v", err)
+	}
+	n := &Node{Lab: l}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the daemon's log ends with:\n%s", l.Daemon.LogTail(8000))
+		}
+		n.checkEmpty(t)
+		if err := l.Close(context.Background()); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+		checkLeaks()
+	})
+	for tag, version := range map[string]string{"busybox:1": "one", "busybox:2": "two"} {
+		img, err := lab.BusyboxImage(version, nil)
+		if err == nil {
+			err = l.Images.Push(tag, img)
+		}
+		if err != nil {
+			t.Fatalf("build image %s: %v", tag, err)
+		}
+	}
+	return n
+}
+
+// StartDaemon starts the daemon and waits until it is ready.
+func (n *Node) StartDaemon(t testing.TB, env ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(30*time.Second))
+	defer cancel()
+	if err := n.Daemon.Start(ctx, env...); err != nil {
+		t.Fatalf("start the daemon: %v", err)
+	}
+}
+
+// KillDaemon ends the daemon by SIGKILL.
+func (n *Node) KillDaemon(t testing.TB) {
+	t.Helper()
+	if err := n.Daemon.Kill(Context(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TerminateDaemon ends the daemon by SIGTERM.
+func (n *Node) TerminateDaemon(t testing.TB) {
+	t.Helper()
+	if err := n.Daemon.Terminate(Context(t)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// NeedRoot skips a test that only root can run.
+func NeedRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+}
+
+func needFile(t testing.TB, path, fix string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("%s is missing: %s", path, fix)
+	}
+}
+
+// top is the folder that bin/ and build/ stand in: CRI_POUCH_TEST_ROOT, or the module's.
+func top(t testing.TB) string {
+	t.Helper()
+	if dir := os.Getenv("CRI_POUCH_TEST_ROOT"); dir != "" {
+		return dir
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(filepath.Join(d, "go.mod")); err == nil {
+			return d
+		}
+		if d == "/" {
+			t.Fatalf("no go.mod above %s: set CRI_POUCH_TEST_ROOT", dir)
+		}
+	}
+}
+
+// Patience stretches a limit by CRI_POUCH_TEST_SLOW, for machines that are emulated in software.
+func Patience(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("CRI_POUCH_TEST_SLOW"))
+	if err != nil || factor < 1 {
+		factor = 1
+	}
+	return d * time.Duration(factor)
+}
+
+// Context limits one step of a test to a minute.
+func Context(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Minute))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Eventually fails the test when ok does not become true in time. It is for states that no event announces.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(Patience(20 * time.Second))
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("never came true: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
