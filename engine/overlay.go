@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+)
+
+// upperLabel is where the snapshotter tells the folder of a snapshot's own files.
+const upperLabel = "containerd.io/snapshot/overlay.upperdir"
+
+// overlayBackend is containerd's overlay snapshotter with two additions: a commit may bring the usage that was counted
+// while the layer was unpacked (the stock one walks the layer inside both databases' transactions), and the snapshots
+// that a transaction makes are noted, so that one that is rolled back takes them along.
+type overlayBackend struct {
+	snapshots.Snapshotter
+	ms *storage.MetaStore
+}
+
+func openOverlay(root string) (*overlayBackend, error) {
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return nil, fmt.Errorf("make snapshot folder: %w", err)
+	}
+	if err := overlayutils.Supported(root); err != nil {
+		return nil, unsupported(root, err)
+	}
+	path := filepath.Join(root, "metadata.db")
+	db, err := openBolt(path) // containerd's store opens it at first use only, without looking for damage
+	if err != nil {
+		return nil, err
+	}
+	if err := db.Close(); err != nil {
+		return nil, fmt.Errorf("close database %s: %w", path, err)
+	}
+	ms, err := storage.NewMetaStore(path, func(o *bolt.Options) error {
+		*o = *boltOptions()
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, err)
+	}
+	sn, err := overlay.NewSnapshotter(root, overlay.AsynchronousRemove, overlay.WithMetaStore(ms), overlay.WithUpperdirLabel, overlay.WithRemapIDs)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open snapshots below %s: %w", root, err), ms.Close())
+	}
+	return &overlayBackend{Snapshotter: sn, ms: ms}, nil
+}
+
+// unsupported explains why overlayfs cannot be used on root. A disk that is merely full is reported as that.
+func unsupported(root string, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EROFS) {
+		return fmt.Errorf("prepare snapshot folder %s: %w", root, err)
+	}
+	kind := "unknown"
+	var st unix.Statfs_t
+	if unix.Statfs(root, &st) == nil {
+		kind = fmt.Sprintf("%#x", uint64(st.Type))
+		if name, ok := fsNames[uint64(st.Type)]; ok {
+			kind = name
+		}
+	}
+	return fmt.Errorf("overlayfs cannot be used on %s (filesystem %s): put the root on ext4 or xfs, and run as root: %w: %w", root, kind, errdefs.ErrFailedPrecondition, err)
+}
+
+// fsNames are the filesystems that roots are put on by mistake (statfs(2)).
+var fsNames = map[uint64]string{
+	unix.OVERLAYFS_SUPER_MAGIC: "overlayfs", unix.NFS_SUPER_MAGIC: "nfs", unix.FUSE_SUPER_MAGIC: "fuse",
+	unix.MSDOS_SUPER_MAGIC: "vfat", unix.RAMFS_MAGIC: "ramfs", unix.TMPFS_MAGIC: "tmpfs", unix.XFS_SUPER_MAGIC: "xfs",
+	unix.EXT4_SUPER_MAGIC: "ext4", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.PROC_SUPER_MAGIC: "proc",
+}
+
+type usageKey struct{}
+
+// WithUsage gives a context in which a Commit stores u instead of walking the layer.
+func WithUsage(ctx context.Context, u snapshots.Usage) context.Context {
+	return context.WithValue(ctx, usageKey{}, u)
+}
+
+// Commit stores the usage of WithUsage where there is one.
+func (b *overlayBackend) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	u, ok := ctx.Value(usageKey{}).(snapshots.Usage)
+	if !ok {
+		return b.Snapshotter.Commit(ctx, name, key, opts...)
+	}
+	return b.ms.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if _, err := storage.CommitActive(ctx, key, name, u, opts...); err != nil {
+			return fmt.Errorf("commit snapshot %s: %w", key, err)
+		}
+		return nil
+	})
+}
+
+type preparedKey struct{}
+
+// prepared are the backend's keys of the snapshots that one transaction made.
+type prepared struct {
+	mu   sync.Mutex
+	keys []string
+}
+
+// Prepare notes what it made for a transaction that may be rolled back.
+func (b *overlayBackend) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	m, err := b.Snapshotter.Prepare(ctx, key, parent, opts...)
+	if p, ok := ctx.Value(preparedKey{}).(*prepared); ok && err == nil {
+		p.mu.Lock()
+		p.keys = append(p.keys, key)
+		p.mu.Unlock()
+	}
+	return m, err
+}
+
+// Cleanup removes the folders of removed snapshots.
+func (b *overlayBackend) Cleanup(ctx context.Context) error {
+	c, ok := b.Snapshotter.(snapshots.Cleaner)
+	if !ok {
+		return nil
+	}
+	return c.Cleanup(ctx)
+}
+
+// UpperDir gives the folder of the files that the snapshot itself adds, and the name of its parent.
+func (e *Engine) UpperDir(ctx context.Context, name string) (dir, parent string, err error) {
+	info, err := e.Snapshots.Stat(ctx, name)
+	if err != nil {
+		return "", "", fmt.Errorf("look up snapshot %s: %w", name, err)
+	}
+	return info.Labels[upperLabel], info.Parent, nil
+}
