@@ -1,0 +1,128 @@
+// Package server is the daemon around the rooms: it reads the configuration, locks the root, builds the parts, recovers,
+// serves CRI and pouch.v1 on one socket behind one gRPC edge, and ends in order. It knows nothing of CRI's semantics.
+package server
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Config is everything that can be set, by TOML path. Every key has a row in keys(), with its documentation and its
+// check; a test compares the two.
+type Config struct {
+	Root    string  `toml:"root"`
+	State   string  `toml:"state"`
+	CRI     CRI     `toml:"cri"`
+	Log     Log     `toml:"log"`
+	Metrics Metrics `toml:"metrics"`
+	Runtime Runtime `toml:"runtime"`
+	Network Network `toml:"network"`
+	Images  Images  `toml:"images"`
+}
+
+// CRI says how clients reach the daemon.
+type CRI struct {
+	Socket       string   `toml:"socket"`
+	SocketGroup  string   `toml:"socket_group"`
+	DrainTimeout Duration `toml:"drain_timeout"`
+}
+
+// Log says what is logged.
+type Log struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+// Metrics is the optional HTTP listener.
+type Metrics struct {
+	Address string `toml:"address"`
+	Pprof   bool   `toml:"pprof"`
+}
+
+// Runtime says how containers are run.
+type Runtime struct {
+	CgroupDriver string   `toml:"cgroup_driver"`
+	ShimBinary   string   `toml:"shim_binary"`
+	InitBinary   string   `toml:"init_binary"`
+	Handlers     []string `toml:"handlers"`
+	SeccompRoot  string   `toml:"seccomp_root"`
+	AppArmor     string   `toml:"apparmor_profile"`
+}
+
+// Network says where CNI's parts are.
+type Network struct {
+	CNIConfDir  string   `toml:"cni_conf_dir"`
+	CNIBinDirs  []string `toml:"cni_bin_dirs"`
+	CNICacheDir string   `toml:"cni_cache_dir"`
+}
+
+// Images says how images are fetched.
+type Images struct {
+	RegistryConfigDir      string   `toml:"registry_config_dir"`
+	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads"`
+	UnpackConcurrency      int      `toml:"unpack_concurrency"`
+	PullProgressTimeout    Duration `toml:"pull_progress_timeout"`
+	Pinned                 []string `toml:"pinned"`
+}
+
+// Duration is a time.Duration that is written as in "30s" or "5m".
+type Duration time.Duration
+
+// UnmarshalText reads the notation of time.ParseDuration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf(`%q is no duration, write as in "30s" or "5m"`, b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// String writes what UnmarshalText reads.
+func (d Duration) String() string {
+	s := time.Duration(d).String()
+	if rest, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = rest + "m"
+	}
+	if rest, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = rest + "h"
+	}
+	return s
+}
+
+// Default gives the configuration of a daemon that no file and no flag says anything to.
+func Default() Config {
+	return Config{
+		Root:  "/var/lib/cri-pouch",
+		State: "/run/cri-pouch",
+		CRI:   CRI{DrainTimeout: Duration(10 * time.Second)},
+		Log:   Log{Level: "info", Format: "text"},
+		Runtime: Runtime{
+			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
+			AppArmor: "cri-pouch-default",
+		},
+		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
+		Images: Images{
+			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,
+			PullProgressTimeout: Duration(5 * time.Minute), Pinned: []string{},
+		},
+	}
+}
+
+// SocketPath is where the daemon listens.
+func (c Config) SocketPath() string {
+	if c.CRI.Socket != "" {
+		return c.CRI.Socket
+	}
+	return filepath.Join(c.State, "cri-pouch.sock")
+}
+
+// CNICachePath is where CNI keeps the results of ADD.
+func (c Config) CNICachePath() string {
+	if c.Network.CNICacheDir != "" {
+		return c.Network.CNICacheDir
+	}
+	return filepath.Join(c.Root, "cni")
+}
