@@ -113,6 +113,7 @@ type EventType string
 const (
 	EventExit EventType = "exit" // a container's init ended, log complete
 	EventOOM  EventType = "oom"  // the OOM killer struck in a container that goes on
+	EventLost EventType = "lost" // the shim died and the container with it: its end is unknown, the shim has forgotten it
 )
 
 // Event is something that happened to a container.
