@@ -25,6 +25,8 @@ type Network interface {
 	// Files gives their paths.
 	Files(sandboxID string) network.Files
 	RemoveFiles(ctx context.Context, sandboxID string) error
+	// Shm is the host folder of the pod's /dev/shm: a tmpfs made by Pin, or "/dev/shm" with the node's IPC namespace.
+	Shm(pod network.Pod) string
 	// Ready is nil when a CNI configuration is loaded; its error is the reason and the fix.
 	Ready() error
 	// GC tells CNI which pods are still attached; all other attachments are released.
