@@ -61,7 +61,6 @@ func newRoot(io streams) *cobra.Command {
 	root.SetIn(io.in)
 	root.SetOut(io.out)
 	root.SetErr(io.err)
-	root.CompletionOptions.HiddenDefaultCmd = false
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usagef("%v, `%s --help` lists all flags", err, c.CommandPath())
 	})
@@ -70,7 +69,9 @@ func newRoot(io streams) *cobra.Command {
 		socket = defaultSocket
 	}
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's unix `path` (environment: CRI_POUCH_SOCKET)")
-	root.AddCommand(a.serveCommand(), a.configCommand())
+	root.AddCommand(a.serveCommand(), a.configCommand(), a.runCommand(), a.psCommand(), a.podsCommand(), a.imagesCommand(),
+		a.pullCommand(), a.imageCommand(), a.execCommand(), a.logsCommand(), a.stopCommand(), a.removeCommand(),
+		a.removeImageCommand(), a.inspectCommand(), a.statusCommand(), a.versionCommand())
 	return root
 }
 

@@ -92,3 +92,11 @@ func Explain(err error) string {
 	}
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
+
+// IsNotFound says that err is the daemon's NotFound, or a name that means nothing.
+func IsNotFound(err error) bool {
+	if _, ok := errors.AsType[*NotFoundError](err); ok {
+		return true
+	}
+	return err != nil && status.Code(err) == codes.NotFound
+}
