@@ -1,0 +1,285 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+)
+
+const (
+	leaseKind = "cri-pouch.io/kind"
+	leasePull = "pull"
+)
+
+// errAbandoned ends a pull that nobody has waited for any more, for long.
+var errAbandoned = errors.New("nobody waits for the pull any more")
+
+// errClosing ends the pulls of a store that is closed.
+var errClosing = fmt.Errorf("the daemon is going down, a later pull goes on where this one stops: %w", errdefs.ErrUnavailable)
+
+// pulls are the pulls in progress, and the leases of those that did not finish.
+type pulls struct {
+	root context.Context
+
+	mu      sync.Mutex
+	active  map[string]*pull     // by reference and credentials
+	failed  map[string]time.Time // lease ID: since when it waits for a next try
+	changed chan struct{}        // closed and replaced at each change
+	wg      sync.WaitGroup
+}
+
+// pull is one pull, which any number of callers wait for.
+type pull struct {
+	progress progress
+	done     chan struct{} // closed when img and err are set
+	img      Image
+	err      error
+	waiting  int
+	cancel   context.CancelCauseFunc
+	timer    *time.Timer // runs while nobody waits
+}
+
+func newPulls() *pulls {
+	return &pulls{active: map[string]*pull{}, failed: map[string]time.Time{}, changed: make(chan struct{})}
+}
+
+// Pull makes the image present, unpacked and named, and gives it. Equal pulls (same reference, same credentials) join
+// each other. A caller that gives up gets ctx's error while the pull goes on for the others, or for a retry; after
+// Options.AbandonedPull it is cancelled. Errors have a class of errdefs: ErrInvalidArgument (reference, image),
+// ErrNotFound (also: not for this platform), ErrPermissionDenied, ErrUnavailable (the message begins with
+// "RegistryUnavailable"), ErrDataLoss (digest), ErrResourceExhausted (disk).
+func (s *Store) Pull(ctx context.Context, ref string, auth *Auth) (Image, error) {
+	r, err := ParseReference(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	p := s.pulls.join(pullKey(r, auth), s.opts.AbandonedPull, func(ctx context.Context, p *pull) {
+		p.img, p.err = s.pullNow(s.eng.With(ctx), r, auth, &p.progress)
+	})
+	p.progress.begin(r.String(), s.pulls.notify)
+	select {
+	case <-p.done:
+		s.pulls.leave(p, 0)
+		return p.img, p.err
+	case <-ctx.Done():
+		s.pulls.leave(p, s.opts.AbandonedPull)
+		return Image{}, fmt.Errorf("pull %s: gave up waiting, the pull goes on: %w", r, ctx.Err())
+	}
+}
+
+// pullKey is what equal pulls have in common. Pulls with other credentials are others: they must be judged by theirs.
+func pullKey(r Reference, auth *Auth) string {
+	if auth == nil {
+		auth = &Auth{}
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", []string{auth.Username, auth.Password, auth.IdentityToken, auth.RegistryToken, auth.ServerAddress}))
+	return r.String() + " " + hex.EncodeToString(sum[:])
+}
+
+// join gives the pull of that key, started by run if there is none.
+func (x *pulls) join(key string, limit time.Duration, run func(context.Context, *pull)) *pull {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p := x.active[key]; p != nil {
+		p.waiting++
+		if p.timer != nil {
+			p.timer.Stop()
+			p.timer = nil
+		}
+		return p
+	}
+	ctx, cancel := context.WithCancelCause(x.root)
+	p := &pull{done: make(chan struct{}), waiting: 1, cancel: cancel}
+	x.active[key] = p
+	x.wg.Add(1)
+	go func() {
+		defer x.wg.Done()
+		defer func() {
+			if r := recover(); r != nil { // a daemon must not die of one image
+				p.err = fmt.Errorf("internal error while pulling: %v", r)
+			}
+			x.mu.Lock()
+			delete(x.active, key)
+			x.mu.Unlock()
+			cancel(nil)
+			close(p.done)
+			x.notify()
+		}()
+		run(ctx, p)
+	}()
+	return p
+}
+
+// leave notes that a caller waits no longer; the last one starts the clock of an unfinished pull.
+func (x *pulls) leave(p *pull, limit time.Duration) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p.waiting--; p.waiting == 0 && limit > 0 {
+		p.timer = time.AfterFunc(limit, func() { p.cancel(errAbandoned) })
+	}
+}
+
+// notify wakes the watchers.
+func (x *pulls) notify() {
+	x.mu.Lock()
+	close(x.changed)
+	x.changed = make(chan struct{})
+	x.mu.Unlock()
+}
+
+func (x *pulls) wait() { x.wg.Wait() }
+
+// unfinished notes that a lease of that ID holds what a pull fetched that did not come to its end.
+func (x *pulls) unfinished(lease string) {
+	x.mu.Lock()
+	x.failed[lease] = time.Now()
+	x.mu.Unlock()
+}
+
+func (x *pulls) forget(lease string) {
+	x.mu.Lock()
+	delete(x.failed, lease)
+	x.mu.Unlock()
+}
+
+// stale gives the leases that have waited since before t.
+func (x *pulls) stale(t time.Time) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, since := range x.failed {
+		if since.Before(t) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// pullNow is one pull from its resolution to its name.
+func (s *Store) pullNow(ctx context.Context, r Reference, auth *Auth, pr *progress) (Image, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := pr.watch(s.opts.PullProgressTimeout, cancel)
+	defer stop()
+	res := s.resolver(auth)
+	pr.active.Add(1)
+	name, desc, err := res.Resolve(ctx, r.String())
+	pr.active.Add(-1)
+	if err != nil {
+		return Image{}, pullError(ctx, r.String(), err)
+	}
+	failpoint.Hit("pull.resolved")
+	names := []string{r.withDigest(desc.Digest)}
+	if r.digest == "" {
+		names = append(names, r.String())
+	}
+	if img, ok := s.present(names, desc); ok {
+		return img, nil
+	}
+	f, err := res.Fetcher(ctx, name)
+	if err != nil {
+		return Image{}, pullError(ctx, r.String(), err)
+	}
+	img, err := s.pullDescriptor(ctx, r, desc, names, f, pr)
+	if err != nil {
+		return Image{}, pullError(ctx, r.String(), err)
+	}
+	return img, nil
+}
+
+// present says whether the image that a registry names now is here under all the names.
+func (s *Store) present(names []string, d ocispec.Descriptor) (Image, bool) {
+	var img Image
+	for _, n := range names {
+		got, ok := s.index.has(n, d.Digest)
+		if !ok {
+			return Image{}, false
+		}
+		img = got
+	}
+	return img, true
+}
+
+// pullDescriptor fetches, unpacks and names what desc leads to, under a lease that a pull that fails leaves behind for
+// the next try.
+func (s *Store) pullDescriptor(ctx context.Context, r Reference, desc ocispec.Descriptor, names []string, f remotes.Fetcher, pr *progress) (Image, error) {
+	free, err := s.blobs.lock(ctx, "reference "+r.String()) // pulls with other credentials share the lease
+	if err != nil {
+		return Image{}, err
+	}
+	defer free()
+	id := pullLease(r)
+	if err := s.takeLease(ctx, id); err != nil {
+		return Image{}, err
+	}
+	img, err := s.fill(leases.WithLease(ctx, id), desc, names, f, pr)
+	if err != nil {
+		s.pulls.unfinished(id)
+		return Image{}, err
+	}
+	// Named, the image holds everything by itself. What is left of the lease is dropped even if the caller has gone.
+	if err := s.dropLease(context.WithoutCancel(ctx), id); err != nil {
+		s.pulls.unfinished(id)
+		s.log.WithError(err).WithField("image", r.String()).Warn("lease of a finished pull is dropped later")
+	}
+	return img, nil
+}
+
+// fill brings everything that desc leads to into the store. ctx carries the lease.
+func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []string, f remotes.Fetcher, pr *progress) (Image, error) {
+	p, err := readPlan(ctx, desc, func(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
+		return s.fetchDocument(ctx, f, d, pr)
+	})
+	if err != nil {
+		return Image{}, err
+	}
+	if err := s.unpackLayers(ctx, p, f, pr); err != nil {
+		return Image{}, err
+	}
+	if err := s.storeDocuments(ctx, p); err != nil {
+		return Image{}, err
+	}
+	failpoint.Hit("pull.unpacked")
+	img, err := s.name(ctx, p, names)
+	if err != nil {
+		return Image{}, err
+	}
+	failpoint.Hit("pull.named")
+	return img, nil
+}
+
+// pullLease is the ID of the lease of all pulls of a reference, the same for each process.
+func pullLease(r Reference) string {
+	sum := sha256.Sum256([]byte(r.String()))
+	return "pull-" + hex.EncodeToString(sum[:16])
+}
+
+// takeLease makes the lease, or takes over that of a pull that did not finish.
+func (s *Store) takeLease(ctx context.Context, id string) error {
+	_, err := s.eng.Leases.Create(ctx, leases.WithID(id), leases.WithLabel(leaseKind, leasePull))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("make lease %s: %w", id, err)
+	}
+	s.pulls.forget(id)
+	return nil
+}
+
+// dropLease lets everything go that only the lease holds.
+func (s *Store) dropLease(ctx context.Context, id string) error {
+	if err := s.eng.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("drop lease %s: %w", id, err)
+	}
+	s.eng.CollectSoon()
+	return nil
+}
