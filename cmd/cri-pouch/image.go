@@ -75,8 +75,7 @@ func (a *app) credentials(where string) (*runtime.AuthConfig, error) {
 }
 
 func (a *app) imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "Import images from files", Args: atLeast(1, "a command: import")}
-	imp := &cobra.Command{
+	return group("image", "Import images from files", &cobra.Command{
 		Use: "import FILE.tar", Short: "Load the images of an OCI layout or docker archive (- for stdin)", Args: exactly(1, "one file"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in := a.in
@@ -101,9 +100,7 @@ func (a *app) imageCommand() *cobra.Command {
 				return nil
 			})
 		},
-	}
-	cmd.AddCommand(imp)
-	return cmd
+	})
 }
 
 func (a *app) removeImageCommand() *cobra.Command {

@@ -50,12 +50,7 @@ func newRoot(io streams) *cobra.Command {
 		Long: "cri-pouch serve is the daemon; all other commands talk to it over its socket.\n" +
 			"Containers, pods and images are named by name or by an ID, of which a unique beginning is enough.",
 		SilenceErrors: true, SilenceUsage: true,
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q, `%s --help` lists all", args[0], c.CommandPath())
-			}
-			return nil
-		},
+		Args: knownCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetIn(io.in)
@@ -83,6 +78,21 @@ func (a *app) call(ctx context.Context, fn func(c *client.Client) error) error {
 	}
 	defer c.Close()
 	return fn(c)
+}
+
+// group makes a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: knownCommand, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	cmd.AddCommand(commands...)
+	return cmd
+}
+
+// knownCommand refuses what a command with commands does not have.
+func knownCommand(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("unknown command %q, `%s --help` lists all", args[0], c.CommandPath())
+	}
+	return nil
 }
 
 // atLeast and exactly check the number of arguments; what names them for the user.

@@ -89,12 +89,10 @@ func (a *app) configCommand() *cobra.Command {
 		},
 	}
 	flags.add(check)
-	cmd := &cobra.Command{Use: "config", Short: "Print and check the daemon's configuration", Args: atLeast(1, "default or check")}
-	cmd.AddCommand(check, &cobra.Command{
+	return group("config", "Print and check the daemon's configuration", check, &cobra.Command{
 		Use:   "default",
 		Short: "Print the default configuration with every key explained",
 		Args:  exactly(0, "no arguments"),
 		RunE:  func(*cobra.Command, []string) error { return server.Default().WriteTOML(a.out) },
 	})
-	return cmd
 }

@@ -1,0 +1,73 @@
+package table
+
+import (
+	"bytes"
+	"encoding/json"
+	"testing"
+	"time"
+
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestWrite(t *testing.T) {
+	var b bytes.Buffer
+	rows := [][]string{{"a", "long name", ""}, {"ünï", "b\x1b[2J\nc", "end"}}
+	if err := Write(&b, []string{"ID", "NAME", "X"}, rows); err != nil {
+		t.Fatal(err)
+	}
+	want := "ID    NAME        X\n" +
+		"a     long name\n" +
+		"ünï   b?[2J?c     end\n"
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+	if rows[1][1] != "b\x1b[2J\nc" {
+		t.Error("the caller's rows were changed")
+	}
+}
+
+func TestJSONWithInfo(t *testing.T) {
+	var b bytes.Buffer
+	err := JSONWithInfo(&b, "image", &runtime.Image{Id: "x", Size: 5}, map[string]string{"a": `{"b":1}`, "c": "no json"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Image struct{ ID string }
+		Info  struct {
+			A struct{ B int }
+			C string
+		}
+	}
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Image.ID != "x" || got.Info.A.B != 1 || got.Info.C != "no json" {
+		t.Errorf("got %+v of %s", got, b.String())
+	}
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0B", 999: "999B", 1000: "1.00kB", 9994: "9.99kB", 9995: "10.0kB", 99950: "100kB", 999_499: "999kB", 999_500: "1.00MB",
+		1_234_567: "1.23MB", 45_600_000: "45.6MB", 1 << 63: "9.22EB",
+	} {
+		if got := Size(n); got != want {
+			t.Errorf("%d is %s, want %s", n, got, want)
+		}
+	}
+}
+
+func TestAge(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	for d, want := range map[time.Duration]string{
+		-time.Minute: "0s", 0: "0s", 59 * time.Second: "59s", time.Minute: "1m", 90 * time.Minute: "1h", 47 * time.Hour: "47h", 49 * time.Hour: "2d",
+	} {
+		if got := Age(now.Add(-d).UnixNano(), now); got != want {
+			t.Errorf("%s ago is %s, want %s", d, got, want)
+		}
+	}
+	if got := Age(0, now); got != "-" {
+		t.Errorf("no time is %s", got)
+	}
+}
