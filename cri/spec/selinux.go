@@ -38,7 +38,9 @@ func labels(in Input) (process, file string, err error) {
 	if want == nil {
 		want = in.Sandbox.SELinux
 	}
-	process, file = selinux.ContainerLabels()
+	if process, file, err = label.InitLabels(nil); err != nil {
+		return "", "", fmt.Errorf("SELinux labels of the policy: %w", err)
+	}
 	selinux.ReleaseLabel(process) // its level is replaced by one that all containers of the pod have
 	return fitLabels(process, file, want, in.SandboxID)
 }
