@@ -3,7 +3,10 @@ package snapshot
 import (
 	"context"
 	"encoding/json"
+	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
@@ -209,6 +212,9 @@ func (p *plan) check() error {
 	if !platforms.Default().Match(of) {
 		return imageError(errdefs.ErrNotFound, "the image is for platform %s/%s, this machine is %s", p.image.OS, p.image.Architecture, platforms.DefaultString())
 	}
+	if user := p.image.Config.User; !userFits(user) {
+		return imageError(errdefs.ErrInvalidArgument, "the image's USER %.100q is no user ID: numbers go from 0 to %d", user, maxUser)
+	}
 	diffs := p.image.RootFS.DiffIDs
 	if len(diffs) != len(p.layers) {
 		return imageError(errdefs.ErrInvalidArgument, "the image has %d layers but its configuration speaks of %d", len(p.layers), len(diffs))
@@ -230,6 +236,25 @@ func (p *plan) check() error {
 	p.chains = identity.ChainIDs(slices.Clone(diffs))
 	return nil
 }
+
+// maxUser is the greatest user and group ID that libcontainer accepts.
+const maxUser = math.MaxInt32
+
+// userFits says whether the numbers of USER[:GROUP] are IDs. One that is cut to 32 bits can become root's
+// (CVE-2024-40635).
+func userFits(user string) bool {
+	for _, part := range strings.SplitN(user, ":", 2) {
+		if !allDigits.MatchString(part) {
+			continue
+		}
+		if n, err := strconv.ParseInt(part, 10, 64); err != nil || n < 0 || n > maxUser {
+			return false
+		}
+	}
+	return true
+}
+
+var allDigits = regexp.MustCompile(`^[+-]?[0-9]+$`)
 
 // knownLayer says whether a layer of that type is a tar, plain or compressed. What compression it really has is seen
 // from its first bytes.
