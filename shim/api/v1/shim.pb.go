@@ -72,7 +72,7 @@ func (x Event_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Type.Descriptor instead.
 func (Event_Type) EnumDescriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{8, 0}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // CreateOptions stands in CreateTaskRequest.options.
@@ -400,6 +400,50 @@ func (x *ListResponse) GetContainers() []*Process {
 	return nil
 }
 
+type StartRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartRequest) Reset() {
+	*x = StartRequest{}
+	mi := &file_shim_api_v1_shim_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartRequest) ProtoMessage() {}
+
+func (x *StartRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_v1_shim_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
+func (*StartRequest) Descriptor() ([]byte, []int) {
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StartRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type InspectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -410,7 +454,7 @@ type InspectRequest struct {
 
 func (x *InspectRequest) Reset() {
 	*x = InspectRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[5]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +466,7 @@ func (x *InspectRequest) String() string {
 func (*InspectRequest) ProtoMessage() {}
 
 func (x *InspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[5]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +479,7 @@ func (x *InspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
 func (*InspectRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{5}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *InspectRequest) GetId() string {
@@ -461,7 +505,7 @@ type ReopenLogRequest struct {
 
 func (x *ReopenLogRequest) Reset() {
 	*x = ReopenLogRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[6]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +517,7 @@ func (x *ReopenLogRequest) String() string {
 func (*ReopenLogRequest) ProtoMessage() {}
 
 func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[6]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +530,7 @@ func (x *ReopenLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReopenLogRequest.ProtoReflect.Descriptor instead.
 func (*ReopenLogRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{6}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReopenLogRequest) GetId() string {
@@ -504,7 +548,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[7]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +560,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[7]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +573,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{7}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{8}
 }
 
 type Event struct {
@@ -543,7 +587,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[8]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +599,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[8]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +612,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{8}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Event) GetType() Event_Type {
@@ -601,7 +645,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[9]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +657,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[9]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +670,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{9}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShutdownRequest) GetForce() bool {
@@ -645,7 +689,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +701,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +714,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{10}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatsRequest) GetId() string {
@@ -705,7 +749,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +761,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +774,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{11}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatsResponse) GetTime() *timestamppb.Timestamp {
@@ -862,7 +906,7 @@ type PSI struct {
 
 func (x *PSI) Reset() {
 	*x = PSI{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +918,7 @@ func (x *PSI) String() string {
 func (*PSI) ProtoMessage() {}
 
 func (x *PSI) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +931,7 @@ func (x *PSI) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PSI.ProtoReflect.Descriptor instead.
 func (*PSI) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PSI) GetSomeTotal() uint64 {
@@ -981,7 +1025,9 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\fListResponse\x126\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x16.pouch.shim.v1.ProcessR\n" +
-	"containers\"9\n" +
+	"containers\"\x1e\n" +
+	"\fStartRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"9\n" +
 	"\x0eInspectRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\"\"\n" +
@@ -1040,10 +1086,11 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\n" +
 	"full_avg60\x18\a \x01(\x01R\tfullAvg60\x12\x1f\n" +
 	"\vfull_avg300\x18\b \x01(\x01R\n" +
-	"fullAvg3002\xd0\x03\n" +
+	"fullAvg3002\x8e\x04\n" +
 	"\x04Shim\x12;\n" +
 	"\x04Info\x12\x16.google.protobuf.Empty\x1a\x1b.pouch.shim.v1.InfoResponse\x12;\n" +
-	"\x04List\x12\x16.google.protobuf.Empty\x1a\x1b.pouch.shim.v1.ListResponse\x12@\n" +
+	"\x04List\x12\x16.google.protobuf.Empty\x1a\x1b.pouch.shim.v1.ListResponse\x12<\n" +
+	"\x05Start\x12\x1b.pouch.shim.v1.StartRequest\x1a\x16.pouch.shim.v1.Process\x12@\n" +
 	"\aInspect\x12\x1d.pouch.shim.v1.InspectRequest\x1a\x16.pouch.shim.v1.Process\x12B\n" +
 	"\x05Stats\x12\x1b.pouch.shim.v1.StatsRequest\x1a\x1c.pouch.shim.v1.StatsResponse\x12D\n" +
 	"\tReopenLog\x12\x1f.pouch.shim.v1.ReopenLogRequest\x1a\x16.google.protobuf.Empty\x12>\n" +
@@ -1063,7 +1110,7 @@ func file_shim_api_v1_shim_proto_rawDescGZIP() []byte {
 }
 
 var file_shim_api_v1_shim_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_shim_api_v1_shim_proto_goTypes = []any{
 	(Event_Type)(0),               // 0: pouch.shim.v1.Event.Type
 	(*CreateOptions)(nil),         // 1: pouch.shim.v1.CreateOptions
@@ -1071,45 +1118,48 @@ var file_shim_api_v1_shim_proto_goTypes = []any{
 	(*Exit)(nil),                  // 3: pouch.shim.v1.Exit
 	(*Process)(nil),               // 4: pouch.shim.v1.Process
 	(*ListResponse)(nil),          // 5: pouch.shim.v1.ListResponse
-	(*InspectRequest)(nil),        // 6: pouch.shim.v1.InspectRequest
-	(*ReopenLogRequest)(nil),      // 7: pouch.shim.v1.ReopenLogRequest
-	(*EventsRequest)(nil),         // 8: pouch.shim.v1.EventsRequest
-	(*Event)(nil),                 // 9: pouch.shim.v1.Event
-	(*ShutdownRequest)(nil),       // 10: pouch.shim.v1.ShutdownRequest
-	(*StatsRequest)(nil),          // 11: pouch.shim.v1.StatsRequest
-	(*StatsResponse)(nil),         // 12: pouch.shim.v1.StatsResponse
-	(*PSI)(nil),                   // 13: pouch.shim.v1.PSI
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 15: google.protobuf.Empty
+	(*StartRequest)(nil),          // 6: pouch.shim.v1.StartRequest
+	(*InspectRequest)(nil),        // 7: pouch.shim.v1.InspectRequest
+	(*ReopenLogRequest)(nil),      // 8: pouch.shim.v1.ReopenLogRequest
+	(*EventsRequest)(nil),         // 9: pouch.shim.v1.EventsRequest
+	(*Event)(nil),                 // 10: pouch.shim.v1.Event
+	(*ShutdownRequest)(nil),       // 11: pouch.shim.v1.ShutdownRequest
+	(*StatsRequest)(nil),          // 12: pouch.shim.v1.StatsRequest
+	(*StatsResponse)(nil),         // 13: pouch.shim.v1.StatsResponse
+	(*PSI)(nil),                   // 14: pouch.shim.v1.PSI
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 16: google.protobuf.Empty
 }
 var file_shim_api_v1_shim_proto_depIdxs = []int32{
-	14, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
-	14, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
-	14, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	15, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
+	15, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
+	15, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
 	3,  // 3: pouch.shim.v1.Process.exit:type_name -> pouch.shim.v1.Exit
 	4,  // 4: pouch.shim.v1.ListResponse.containers:type_name -> pouch.shim.v1.Process
 	0,  // 5: pouch.shim.v1.Event.type:type_name -> pouch.shim.v1.Event.Type
 	3,  // 6: pouch.shim.v1.Event.exit:type_name -> pouch.shim.v1.Exit
-	14, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
-	13, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
-	13, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
-	13, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
-	15, // 11: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
-	15, // 12: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
-	6,  // 13: pouch.shim.v1.Shim.Inspect:input_type -> pouch.shim.v1.InspectRequest
-	11, // 14: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
-	7,  // 15: pouch.shim.v1.Shim.ReopenLog:input_type -> pouch.shim.v1.ReopenLogRequest
-	8,  // 16: pouch.shim.v1.Shim.Events:input_type -> pouch.shim.v1.EventsRequest
-	10, // 17: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
-	2,  // 18: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
-	5,  // 19: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
-	4,  // 20: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
-	12, // 21: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
-	15, // 22: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
-	9,  // 23: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
-	15, // 24: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
-	18, // [18:25] is the sub-list for method output_type
-	11, // [11:18] is the sub-list for method input_type
+	15, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
+	14, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
+	14, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
+	14, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
+	16, // 11: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
+	16, // 12: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
+	6,  // 13: pouch.shim.v1.Shim.Start:input_type -> pouch.shim.v1.StartRequest
+	7,  // 14: pouch.shim.v1.Shim.Inspect:input_type -> pouch.shim.v1.InspectRequest
+	12, // 15: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
+	8,  // 16: pouch.shim.v1.Shim.ReopenLog:input_type -> pouch.shim.v1.ReopenLogRequest
+	9,  // 17: pouch.shim.v1.Shim.Events:input_type -> pouch.shim.v1.EventsRequest
+	11, // 18: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
+	2,  // 19: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
+	5,  // 20: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
+	4,  // 21: pouch.shim.v1.Shim.Start:output_type -> pouch.shim.v1.Process
+	4,  // 22: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
+	13, // 23: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
+	16, // 24: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
+	10, // 25: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
+	16, // 26: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
+	19, // [19:27] is the sub-list for method output_type
+	11, // [11:19] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -1126,7 +1176,7 @@ func file_shim_api_v1_shim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_v1_shim_proto_rawDesc), len(file_shim_api_v1_shim_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

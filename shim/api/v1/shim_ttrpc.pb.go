@@ -11,6 +11,7 @@ import (
 type ShimService interface {
 	Info(context.Context, *emptypb.Empty) (*InfoResponse, error)
 	List(context.Context, *emptypb.Empty) (*ListResponse, error)
+	Start(context.Context, *StartRequest) (*Process, error)
 	Inspect(context.Context, *InspectRequest) (*Process, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*emptypb.Empty, error)
@@ -47,6 +48,13 @@ func RegisterShimService(srv *ttrpc.Server, svc ShimService) {
 					return nil, err
 				}
 				return svc.List(ctx, &req)
+			},
+			"Start": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req StartRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.Start(ctx, &req)
 			},
 			"Inspect": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req InspectRequest
@@ -96,6 +104,7 @@ func RegisterShimService(srv *ttrpc.Server, svc ShimService) {
 type ShimClient interface {
 	Info(context.Context, *emptypb.Empty) (*InfoResponse, error)
 	List(context.Context, *emptypb.Empty) (*ListResponse, error)
+	Start(context.Context, *StartRequest) (*Process, error)
 	Inspect(context.Context, *InspectRequest) (*Process, error)
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*emptypb.Empty, error)
@@ -124,6 +133,14 @@ func (c *shimClient) Info(ctx context.Context, req *emptypb.Empty) (*InfoRespons
 func (c *shimClient) List(ctx context.Context, req *emptypb.Empty) (*ListResponse, error) {
 	var resp ListResponse
 	if err := c.client.Call(ctx, "pouch.shim.v1.Shim", "List", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *shimClient) Start(ctx context.Context, req *StartRequest) (*Process, error) {
+	var resp Process
+	if err := c.client.Call(ctx, "pouch.shim.v1.Shim", "Start", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

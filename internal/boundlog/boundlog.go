@@ -1,0 +1,79 @@
+// Package boundlog is a log file that cannot fill a disk: at its limit it becomes NAME.1, and the file before that goes.
+package boundlog
+
+import (
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// File is safe for concurrent use.
+type File struct {
+	path  string
+	limit int64
+
+	mu   sync.Mutex
+	file *os.File
+	size int64
+}
+
+// Open opens the file for appending, mode 0600; limit is in bytes, twice that is the most that is ever kept.
+func Open(path string, limit int64) (*File, error) {
+	f := &File{path: path, limit: limit}
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *File) open() error {
+	file, err := os.OpenFile(f.path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	st, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return fmt.Errorf("open log: %w", err)
+	}
+	f.file, f.size = file, st.Size()
+	return nil
+}
+
+// CatchStderr makes the process's descriptor 2 this file, so that a panic's text stands in the log too. It follows a
+// rotation only at the next call.
+func (f *File) CatchStderr() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := unix.Dup3(int(f.file.Fd()), 2, 0); err != nil {
+		return fmt.Errorf("lead stderr into %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// Write appends one entry.
+func (f *File) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.size > 0 && f.size+int64(len(p)) > f.limit {
+		if err := os.Rename(f.path, f.path+".1"); err == nil {
+			old := f.file
+			if err := f.open(); err != nil {
+				return 0, err
+			}
+			old.Close()
+		}
+	}
+	n, err := f.file.Write(p)
+	f.size += int64(n)
+	return n, err
+}
+
+// Close closes the file.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.file.Close()
+}

@@ -1,0 +1,276 @@
+// Package cgrouptree does to the cgroup of a container, with all cgroups below it, what needs no configuration: list
+// and kill its processes, remove it, read its figures. It works on cgroup v1, v2 and hybrid hosts alike.
+package cgrouptree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// Tree is a container's cgroup: folders by controller on v1, one folder under "" on v2.
+type Tree map[string]string
+
+// v2 gives the one folder of a cgroup v2 tree.
+func (t Tree) v2() (string, bool) {
+	p, ok := t[""]
+	return p, ok && len(t) == 1
+}
+
+// list gives the folder to list processes from: any one holds them all; devices is the one that a container can least
+// rearrange, since it is never delegated.
+func (t Tree) list() string {
+	for _, controller := range []string{"", "devices", "pids", "freezer", "memory", "cpu", "name=systemd"} {
+		if p := t[controller]; p != "" {
+			return p
+		}
+	}
+	for _, controller := range slices.Sorted(maps.Keys(t)) {
+		if t[controller] != "" {
+			return t[controller]
+		}
+	}
+	return ""
+}
+
+// Pids gives the processes of the tree, seen from the caller's pid namespace; none when the cgroup is gone.
+func (t Tree) Pids() ([]int, error) {
+	root := t.list()
+	if root == "" {
+		return nil, nil
+	}
+	return pidsBelow(root)
+}
+
+func pidsBelow(root string) ([]int, error) {
+	var pids []int
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			return err
+		}
+		if !e.IsDir() {
+			return nil
+		}
+		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+		// ENODEV: removed since. EOPNOTSUPP: a threaded cgroup, its processes stand in its domain.
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil && pid > 0 {
+				pids = append(pids, pid)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list processes of cgroup %s: %w", root, err)
+	}
+	return pids, nil
+}
+
+// all gives the processes of every hierarchy: one that is just joining may be in some of them only.
+func (t Tree) all() ([]int, error) {
+	var pids []int
+	var errs []error
+	for _, p := range t {
+		if p == "" {
+			continue
+		}
+		more, err := pidsBelow(p)
+		pids = append(pids, more...)
+		errs = append(errs, err)
+	}
+	slices.Sort(pids)
+	return slices.Compact(pids), errors.Join(errs...)
+}
+
+// Signal sends a signal to every process of the tree, once.
+func (t Tree) Signal(s unix.Signal) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	pids, err := t.all()
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, s); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("signal %d to process %d: %w", s, pid, err)
+		}
+	}
+	return nil
+}
+
+// killPoll is how often a dying tree is looked at: v1 tells nobody when it is empty.
+const killPoll = 5 * time.Millisecond
+
+// check refuses a tree that contains the root of a hierarchy: to kill that would be to kill the host. Only a cgroup
+// that is not the root has a folder with cgroup.procs above it.
+func (t Tree) check() error {
+	for _, p := range t {
+		if p == "" {
+			continue
+		}
+		if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(filepath.Dir(filepath.Clean(p)), "cgroup.procs")); err != nil {
+			return fmt.Errorf("cgroup %s is the root of its hierarchy, a container cannot own it: %w", p, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// Kill sends SIGKILL to all processes, forks included, and returns when the tree is empty or ctx ends. A frozen tree is
+// thawed, else nothing in it could die.
+func (t Tree) Kill(ctx context.Context) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	if p, ok := t.v2(); ok {
+		// Linux 5.14; kills forks in progress too. The loop below serves older kernels and waits for the end.
+		_ = os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0)
+	}
+	for {
+		pids, err := t.all()
+		if err != nil {
+			return err
+		}
+		if len(pids) == 0 {
+			return nil
+		}
+		t.killPass(pids)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d processes of cgroup %s do not die, the first is %d: %w", len(pids), t.list(), pids[0], ctx.Err())
+		case <-time.After(killPoll):
+		}
+	}
+}
+
+// killPass kills the listed processes. On v1 it freezes the tree meanwhile, so that nothing can fork away.
+func (t Tree) killPass(pids []int) {
+	if p := t["freezer"]; p != "" {
+		_ = os.WriteFile(filepath.Join(p, "freezer.state"), []byte("FROZEN"), 0)
+		if more, err := t.all(); err == nil {
+			pids = more
+		}
+	}
+	for _, pid := range pids {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	t.Thaw()
+}
+
+// Thaw lets frozen processes go on; a tree that is not frozen or is gone is left alone.
+func (t Tree) Thaw() {
+	if p := t["freezer"]; p != "" {
+		_ = os.WriteFile(filepath.Join(p, "freezer.state"), []byte("THAWED"), 0)
+	}
+	if p, ok := t.v2(); ok {
+		_ = os.WriteFile(filepath.Join(p, "cgroup.freeze"), []byte("0"), 0)
+	}
+}
+
+// Remove removes the folders of an empty tree, in all hierarchies. What is gone already is no error; EBUSY, which the
+// kernel gives until the last zombie is reaped, is tried again until ctx ends.
+func (t Tree) Remove(ctx context.Context) error {
+	var errs []error
+	for _, p := range t {
+		if p != "" {
+			errs = append(errs, removeBelow(ctx, p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeBelow(ctx context.Context, root string) error {
+	for {
+		err := removeOnce(root)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("remove cgroup %s: %w", root, err)
+		case <-time.After(killPoll):
+		}
+	}
+}
+
+// removeOnce removes the deepest folders first. It uses rmdir only: the files in a cgroup cannot be unlinked.
+func removeOnce(root string) error {
+	var dirs []string
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil && e.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, d := range slices.Backward(dirs) {
+		if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return nil
+}
+
+// OOMKills reads how many processes of the container the kernel's OOM killer ended: memory.events on v2 (which counts
+// the cgroups below too), memory.oom_control on v1 (Linux 4.13; which does not). 0 when it cannot be read.
+func (t Tree) OOMKills() uint64 {
+	if p, ok := t.v2(); ok {
+		return keyed(filepath.Join(p, "memory.events"))["oom_kill"]
+	}
+	root := t["memory"]
+	if root == "" {
+		return 0
+	}
+	var sum uint64
+	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			sum += keyed(filepath.Join(path, "memory.oom_control"))["oom_kill"]
+		}
+		return nil
+	})
+	return sum
+}
+
+// keyed reads a file of "key value" lines; an unreadable one is empty.
+func keyed(path string) map[string]uint64 {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	m := map[string]uint64{}
+	for line := range strings.Lines(string(b)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.ParseUint(value, 10, 64); err == nil {
+			m[key] = n
+		}
+	}
+	return m
+}

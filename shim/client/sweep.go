@@ -1,0 +1,82 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+)
+
+// sweepLimit bounds the end of one container.
+const sweepLimit = 10 * time.Second
+
+// sweep ends the containers that a dead shim left and removes what it kept of them. The caller holds the shim's lock.
+// One that cannot be ended is logged and left for the next sweep: the others must not wait for it.
+func (c *Client) sweep(ctx context.Context) error {
+	records, err := c.dir.Records()
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		log := c.o.Log.WithField("container", r.ID)
+		c.mu.Lock()
+		c.lost[r.ID] = true
+		c.mu.Unlock()
+		if err := c.end(ctx, r); err != nil {
+			log.WithError(err).Error("a container that its shim left cannot be ended")
+			continue
+		}
+		failpoint.Hit("shim.container-swept")
+		log.Warn("a container died with its shim")
+	}
+	if err := os.Remove(c.dir.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the socket of the dead shim: %w", err)
+	}
+	return nil
+}
+
+// end kills what runs of a container, then removes its cgroups and state; its record goes last, so that an interrupted
+// sweep can be repeated.
+func (c *Client) end(ctx context.Context, r shimstate.Record) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepLimit)
+	defer cancel()
+	killProcess(r)
+	tree := cgrouptree.Tree(r.CgroupPaths)
+	if err := tree.Kill(ctx); err != nil {
+		return err
+	}
+	if err := tree.Remove(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(filepath.Join(c.dir.Libcontainer(), r.ID)); err != nil {
+		return fmt.Errorf("remove libcontainer's state: %w", err)
+	}
+	if err := os.RemoveAll(c.dir.Container(r.ID)); err != nil {
+		return fmt.Errorf("remove the shim's state: %w", err)
+	}
+	return nil
+}
+
+// killProcess kills the container's init, unless its pid belongs to somebody else by now.
+func killProcess(r shimstate.Record) {
+	if r.Pid <= 0 {
+		return
+	}
+	fd, err := unix.PidfdOpen(r.Pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	// Looked up after the descriptor was opened, the start time is that of the process which the descriptor holds.
+	if st, err := shimstate.ReadStat(r.Pid); err == nil && st.StartTime == r.StartTime {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	}
+}

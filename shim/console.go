@@ -1,0 +1,173 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/crilog"
+)
+
+// console is a terminal: the process has the slave, the shim the master.
+type console struct {
+	socket *os.File // where runc's init sends the master
+	master *os.File
+	output func(master *os.File) *follower // made when the master is there
+	out    *follower
+	input  *os.File // FIFO whose content goes to the master; nil: none
+	typing chan struct{}
+}
+
+// newConsole asks libcontainer for a terminal; receive must be called when the process has been made.
+func newConsole(lp *libcontainer.Process) (*console, *childFiles, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make socket for the terminal: %w", err)
+	}
+	theirs := &childFiles{}
+	lp.ConsoleSocket = os.NewFile(uintptr(fds[1]), "console")
+	theirs.add(lp.ConsoleSocket)
+	return &console{socket: os.NewFile(uintptr(fds[0]), "console")}, theirs, nil
+}
+
+// logTo leads the output into a container's log, as stdout.
+func (c *console) logTo(log *crilog.File) {
+	stream := log.Stream("stdout")
+	c.output = func(master *os.File) *follower { return newFollower(master, stream, stream.End) }
+}
+
+// connect leads the terminal to the caller's FIFOs, either of which may be empty.
+func (c *console) connect(stdin, stdout string) error {
+	if stdin != "" {
+		f, err := openFIFO(stdin, unix.O_RDONLY, false)
+		if err != nil {
+			return err
+		}
+		c.input = f
+	}
+	var to io.Writer = io.Discard
+	end := func() {}
+	if stdout != "" {
+		f, err := openFIFO(stdout, unix.O_WRONLY, false)
+		if err != nil {
+			c.close()
+			return err
+		}
+		to, end = &carefree{w: f}, func() { f.Close() }
+		c.output = func(master *os.File) *follower { return newFollower(master, to, end) }
+		return nil
+	}
+	c.output = func(master *os.File) *follower { return newFollower(master, to, end) }
+	return nil
+}
+
+// carefree drops everything after the first error: a reader that has gone must not stop the process.
+type carefree struct {
+	w      io.Writer
+	failed bool
+}
+
+func (c *carefree) Write(p []byte) (int, error) {
+	if !c.failed {
+		_, err := c.w.Write(p)
+		c.failed = err != nil
+	}
+	return len(p), nil
+}
+
+// receive takes the master that runc's init has sent: it is there once libcontainer says that the process is made.
+func (c *console) receive() error {
+	defer func() {
+		c.socket.Close()
+		c.socket = nil
+	}()
+	name, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+	raw, err := c.socket.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("receive terminal: %w", err)
+	}
+	var oobn int
+	var recvErr error
+	err = raw.Control(func(fd uintptr) {
+		_, oobn, _, _, recvErr = unix.Recvmsg(int(fd), name, oob, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	})
+	if err = errors.Join(err, recvErr); err != nil {
+		return fmt.Errorf("receive terminal: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:oobn])
+	if err != nil || len(messages) != 1 {
+		return fmt.Errorf("receive terminal: %d messages, %v", len(messages), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("receive terminal: %d descriptors, %v", len(fds), err)
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		return fmt.Errorf("receive terminal: %w", err)
+	}
+	c.master = os.NewFile(uintptr(fds[0]), "terminal")
+	c.out = c.output(c.master)
+	return nil
+}
+
+func (c *console) start() {
+	c.out.start()
+	if c.input == nil || c.typing != nil {
+		return
+	}
+	c.typing = make(chan struct{})
+	go func() {
+		defer close(c.typing)
+		_, _ = io.Copy(c.master, c.input)
+	}()
+}
+
+func (c *console) drain() {
+	c.out.finish(time.Now().Add(drainLimit)) // closes the master
+	c.close()
+}
+
+// close lets go of what is open. The master is closed by its follower, if it came to that.
+func (c *console) close() {
+	if c.input != nil {
+		_ = c.input.Close()
+	}
+	if c.typing != nil {
+		<-c.typing
+	}
+	if c.socket != nil {
+		_ = c.socket.Close()
+	}
+	if c.out == nil {
+		return
+	}
+	_ = c.master.Close()
+}
+
+func (c *console) closeStdin() error {
+	if c.input == nil {
+		return nil
+	}
+	return c.input.Close()
+}
+
+func (c *console) resize(width, height uint16) error {
+	raw, err := c.master.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("resize terminal: %w", err)
+	}
+	var ioctlErr error
+	err = raw.Control(func(fd uintptr) {
+		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width})
+	})
+	if err = errors.Join(err, ioctlErr); err != nil {
+		return fmt.Errorf("resize terminal: %w", err)
+	}
+	return nil
+}

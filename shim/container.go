@@ -1,0 +1,192 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// container is one container from Create to Delete.
+type container struct {
+	s          *Server
+	id, bundle string
+	log        *logrus.Entry
+	options    *shimapi.CreateOptions
+	terminal   bool
+	privatePID bool // its init's end is the end of all its processes
+	userns     bool
+	tree       cgrouptree.Tree
+	lc         *libcontainer.Container
+	init       *process // set under s.mu, once; nil: still being created
+	logFile    *crilog.File
+
+	// op is held by whatever changes the container through libcontainer: start, exec, pause, resume, update, delete.
+	op chan struct{}
+
+	mu        sync.Mutex
+	status    task.Status
+	startedAt time.Time
+	silent    bool // its end is of our own making and told to nobody
+	execs     map[string]*execution
+}
+
+// take waits for the container's turn.
+func (c *container) take(ctx context.Context) (release func(), err error) {
+	select {
+	case c.op <- struct{}{}:
+		return func() { <-c.op }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("container %s is busy: %w", c.id, ctx.Err())
+	}
+}
+
+func (c *container) state() task.Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
+
+// demand gives an error unless the container is in one of the states.
+func (c *container) demand(what string, states ...task.Status) error {
+	have := c.state()
+	for _, s := range states {
+		if s == have {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot %s container %s: it is %s: %w", what, c.id, have, errdefs.ErrFailedPrecondition)
+}
+
+// watch waits for the end of the init and makes it known when the log is complete.
+func (c *container) watch() {
+	exit := c.init.wait(c.log)
+	exit.OOMKilled = c.tree.OOMKills() > 0
+	c.s.oom.forget(c)
+	if !c.privatePID { // nobody else would end what the init leaves behind
+		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+		if err := c.tree.Kill(ctx); err != nil {
+			c.log.WithError(err).Error("processes of an ended container stay")
+		}
+		cancel()
+	}
+	c.init.io.drain()
+	if err := c.logFile.Close(); err != nil {
+		c.log.WithError(err).Warn("log")
+	}
+	c.mu.Lock()
+	c.status = task.Stopped
+	silent := c.silent
+	c.mu.Unlock()
+	c.init.finish(exit)
+	if !silent {
+		c.s.events.publish(&shimapi.Event{Type: shimapi.Event_EXIT, Id: c.id, Exit: toAPI(exit)})
+	}
+	c.log.WithField("code", exit.Code).Debug("ended")
+}
+
+func toAPI(e task.Exit) *shimapi.Exit {
+	return &shimapi.Exit{Code: e.Code, ExitedAt: timestamppb.New(e.ExitedAt), OomKilled: e.OOMKilled}
+}
+
+// kill sends a signal to the init or, with all, to every process of the container.
+func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) error {
+	if c.init.ended() {
+		return fmt.Errorf("cannot kill container %s: it is stopped: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	if signal < 0 || signal > 64 {
+		return fmt.Errorf("signal %d does not exist: %w", signal, errdefs.ErrInvalidArgument)
+	}
+	if all && signal != unix.SIGKILL {
+		return c.tree.Signal(signal)
+	}
+	err := c.init.fd.Signal(signal)
+	if signal == unix.SIGKILL {
+		// What is frozen on cgroup v1 dies only when it is thawed.
+		c.tree.Thaw()
+		if all || !c.privatePID {
+			ctx, cancel := context.WithTimeout(ctx, killLimit)
+			defer cancel()
+			return c.tree.Kill(ctx)
+		}
+	}
+	if err != nil && !c.init.fd.Ended() {
+		return fmt.Errorf("kill container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// remove takes an ended container away. It can be repeated after an error.
+func (c *container) remove(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	if err := c.tree.Kill(ctx); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	c.mu.Lock()
+	execs := make([]*execution, 0, len(c.execs))
+	for _, e := range c.execs {
+		execs = append(execs, e)
+	}
+	c.mu.Unlock()
+	for _, e := range execs { // no zombie may be left in the cgroup
+		if p := e.started(); p != nil {
+			if _, err := p.await(ctx); err != nil {
+				return fmt.Errorf("delete container %s: %w", c.id, err)
+			}
+		}
+	}
+	if err := c.lc.Destroy(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	return c.s.clear(c)
+}
+
+// destroyByForce ends and removes the container whatever its state.
+func (c *container) destroyByForce(ctx context.Context) error {
+	c.mu.Lock()
+	c.silent = true
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*killLimit)
+	defer cancel()
+	release, err := c.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_ = c.init.fd.Signal(unix.SIGKILL)
+	c.tree.Thaw()
+	if err := c.tree.Kill(ctx); err != nil {
+		return err
+	}
+	if err := c.init.kill(ctx); err != nil {
+		return err
+	}
+	return c.remove(ctx)
+}
+
+// info is what List and Inspect tell.
+func (c *container) info() *shimapi.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := &shimapi.Process{Id: c.id, Pid: uint32(c.init.pid), Status: string(c.status)}
+	if !c.startedAt.IsZero() {
+		p.StartedAt = timestamppb.New(c.startedAt)
+	}
+	if c.status == task.Stopped {
+		<-c.init.done // it is set right after the status
+		p.Exit = toAPI(c.init.exit)
+	}
+	return p
+}

@@ -1,0 +1,278 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// maxSpec bounds a config.json; real ones have some 20 KiB.
+const maxSpec = 4 << 20
+
+// create makes a container from its bundle and leaves it before its execve. It goes on when the caller gives up.
+func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o *shimapi.CreateOptions) (int, error) {
+	if err := shimstate.CheckID(id); err != nil {
+		return 0, err
+	}
+	c := &container{
+		s: s, id: id, bundle: bundle, log: s.log.WithField("container", id), options: o, terminal: terminal,
+		op: make(chan struct{}, 1), status: task.Created, execs: map[string]*execution{},
+	}
+	spec, err := readSpec(bundle)
+	if err != nil {
+		return 0, fmt.Errorf("create container %s: %w", id, err)
+	}
+	if err := s.reserve(c); err != nil {
+		return 0, err
+	}
+	release, err := s.slot(ctx)
+	if err != nil {
+		s.forget(c)
+		return 0, fmt.Errorf("create container %s: %w", id, err)
+	}
+	defer release()
+	if err := c.build(spec); err != nil {
+		return 0, err
+	}
+	c.log.WithField("pid", c.init.pid).Debug("created")
+	return c.init.pid, nil
+}
+
+// readSpec reads a bundle's config.json and refuses what the shim cannot work with.
+func readSpec(bundle string) (*specs.Spec, error) {
+	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
+	if err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
+	}
+	if len(b) > maxSpec {
+		return nil, fmt.Errorf("bundle: config.json has more than %d bytes: %w", maxSpec, errdefs.ErrInvalidArgument)
+	}
+	spec := &specs.Spec{}
+	if err := json.Unmarshal(b, spec); err != nil {
+		return nil, fmt.Errorf("bundle: config.json: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	switch {
+	case spec.Root == nil || !filepath.IsAbs(spec.Root.Path):
+		return nil, fmt.Errorf("bundle: root.path is not absolute: %w", errdefs.ErrInvalidArgument)
+	case spec.Process == nil:
+		return nil, fmt.Errorf("bundle: process is missing: %w", errdefs.ErrInvalidArgument)
+	case spec.Linux == nil || spec.Linux.CgroupsPath == "" || filepath.Clean("/"+spec.Linux.CgroupsPath) == "/":
+		return nil, fmt.Errorf("bundle: linux.cgroupsPath is missing: %w", errdefs.ErrInvalidArgument)
+	}
+	return spec, nil
+}
+
+// build does the work of create. When it fails, nothing is left.
+func (c *container) build(spec *specs.Spec) (err error) {
+	for _, ns := range spec.Linux.Namespaces {
+		switch ns.Type {
+		case specs.PIDNamespace:
+			c.privatePID = ns.Path == ""
+		case specs.UserNamespace:
+			c.userns = true
+		}
+	}
+	c.s.host.fit(spec.Process, c.userns)
+	config, err := c.config(spec)
+	if err == nil {
+		err = c.prepare()
+	}
+	if err != nil {
+		c.s.forget(c)
+		return fmt.Errorf("create container %s: %w", c.id, err)
+	}
+	err, after := within(createLimit, "creation", func() { c.killLate() }, func() error { return c.launch(config, spec.Process) })
+	if err == nil {
+		go c.watch()
+		return nil
+	}
+	select {
+	case <-after:
+		c.undo()
+	default: // it hangs in the kernel: the ID stays taken until it comes back
+		go func() {
+			<-after
+			c.undo()
+		}()
+	}
+	return fmt.Errorf("create container %s: %w", c.id, explain(err))
+}
+
+// config translates the specification and finds out which cgroups it will have.
+func (c *container) config(spec *specs.Spec) (*configs.Config, error) {
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+		CgroupName: c.id, UseSystemdCgroup: c.options.GetSystemdCgroup(), Spec: spec,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("specification: %w (%w)", err, errdefs.ErrInvalidArgument)
+	}
+	// libcontainer takes the working directory for the bundle; hooks are told of it.
+	for i, l := range config.Labels {
+		if strings.HasPrefix(l, "bundle=") {
+			config.Labels[i] = "bundle=" + c.bundle
+		}
+	}
+	cgroup, err := manager.New(config.Cgroups)
+	if err != nil {
+		return nil, fmt.Errorf("cgroup: %w", err)
+	}
+	c.tree = cgrouptree.Tree(cgroup.GetPaths())
+	return config, nil
+}
+
+// prepare makes the container's folder; its record is there before the first process, so that whoever finds a dead
+// shim can end them.
+func (c *container) prepare() error {
+	dir := c.s.dir.Container(c.id)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	if err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree}); err != nil {
+		_ = os.RemoveAll(dir)
+		return err
+	}
+	return nil
+}
+
+// launch makes the init.
+func (c *container) launch(config *configs.Config, spec *specs.Process) error {
+	lp, err := newProcess(spec)
+	if err != nil {
+		return err
+	}
+	lp.Init = true
+	// The log's file is opened at Start; the streams need to know only where it will be.
+	if c.logFile, err = crilog.New(c.options.GetLogPath(), func(err error) { c.log.WithError(err).Error("log") }); err != nil {
+		return err
+	}
+	if c.lc, err = libcontainer.Create(c.s.dir.Libcontainer(), c.id, config); err != nil {
+		return err
+	}
+	io, theirs, err := c.stdio(lp)
+	if err != nil {
+		return err
+	}
+	err = c.lc.Start(lp)
+	theirs.close()
+	if err == nil {
+		if tty, ok := io.(*console); ok {
+			err = tty.receive()
+		}
+	}
+	var init *process
+	if err == nil {
+		init, err = adopt(lp, io)
+	}
+	if err != nil {
+		io.close()
+		c.reap(lp)
+		return err
+	}
+	if err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree, Pid: init.pid, StartTime: init.startTime}); err != nil {
+		io.close()
+		c.reap(lp)
+		return err
+	}
+	c.s.mu.Lock()
+	c.init = init
+	c.s.mu.Unlock()
+	return nil
+}
+
+// closable are streams that can be let go without a process.
+type closable interface {
+	streams
+	close()
+}
+
+func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, error) {
+	if !c.terminal {
+		return asClosable(newFIFOs(c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, lp))
+	}
+	tty, theirs, err := newConsole(lp)
+	if err != nil {
+		return nil, nil, err
+	}
+	tty.logTo(c.logFile)
+	return tty, theirs, nil
+}
+
+func asClosable(f *fifos, theirs *childFiles, err error) (closable, *childFiles, error) {
+	return f, theirs, err
+}
+
+// reap ends an init that libcontainer has made and the shim cannot use.
+func (c *container) reap(lp *libcontainer.Process) {
+	if _, err := lp.Pid(); err != nil {
+		return // there is none
+	}
+	_ = lp.Signal(os.Kill)
+	_, _ = lp.Wait()
+}
+
+// killLate ends what a creation that takes too long has made so far; libcontainer then comes back with an error.
+func (c *container) killLate() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.tree.Kill(ctx)
+}
+
+// undo removes what a failed creation left.
+func (c *container) undo() {
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	err := c.tree.Kill(ctx)
+	if c.lc != nil {
+		err = errors.Join(err, c.lc.Destroy())
+	}
+	err = errors.Join(err, c.tree.Remove(ctx), c.s.clear(c))
+	if err != nil {
+		c.log.WithError(err).Error("a failed creation left something behind")
+	}
+}
+
+// clear removes the container's folders and frees its ID.
+func (s *Server) clear(c *container) error {
+	err := errors.Join(os.RemoveAll(s.dir.Container(c.id)), os.RemoveAll(filepath.Join(s.dir.Libcontainer(), c.id)))
+	s.forget(c)
+	if err != nil {
+		return fmt.Errorf("remove state of container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+// unrunnable is how os/exec, inside runc's init, says that it cannot run a program. The name is quoted.
+var unrunnable = regexp.MustCompile(`exec: ("(?:[^"\\]|\\.)*"): (executable file not found in \$PATH|[^;]*no such file or directory|[^;]*permission denied|[^;]*is a directory)`)
+
+// explain turns libcontainer's account of a program that cannot be run into one sentence that names it.
+func explain(err error) error {
+	if m := unrunnable.FindStringSubmatch(err.Error()); m != nil {
+		return fmt.Errorf("program %s cannot be run: %s: %w", m[1], m[2], errdefs.ErrInvalidArgument)
+	}
+	return err
+}

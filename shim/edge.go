@@ -1,0 +1,69 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/ttrpc"
+)
+
+// edge is where every call comes in: classes of errors become codes here, and a panic ends one call, not the
+// containers of the node.
+func (s *Server) edge(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (answer any, err error) {
+	began := time.Now()
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.WithField("rpc", info.FullMethod).Errorf("panic: %v\n%s", p, debug.Stack())
+			answer, err = nil, fmt.Errorf("the shim failed inside %s: %w", info.FullMethod, errdefs.ErrInternal)
+		}
+		log := s.log.WithField("rpc", info.FullMethod).WithField("duration", time.Since(began).Round(10*time.Microsecond))
+		if err != nil && !errors.Is(err, context.Canceled) {
+			log.WithError(err).Debug("refused")
+		} else {
+			log.Debug("answered")
+		}
+		err = toCode(err)
+	}()
+	return method(ctx, unmarshal)
+}
+
+func toCode(err error) error {
+	if err == nil {
+		return nil
+	}
+	return errgrpc.ToGRPC(err)
+}
+
+// within runs fn and gives its error. When the limit passes, late is called once to make fn come to an end; if that does
+// not help within killLimit either, within gives up and reports so, and after tells when fn has returned at last.
+func within(limit time.Duration, what string, late func(), fn func() error) (err error, after <-chan struct{}) {
+	done := make(chan struct{})
+	var result error
+	go func() {
+		defer close(done)
+		result = fn()
+	}()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return result, done
+	case <-timer.C:
+	}
+	late()
+	timer.Reset(killLimit)
+	select {
+	case <-done:
+		if result == nil {
+			return nil, done
+		}
+		return fmt.Errorf("%s took longer than %s and was ended (%v): %w", what, limit, result, context.DeadlineExceeded), done
+	case <-timer.C:
+		return fmt.Errorf("%s took longer than %s and cannot be ended: %w", what, limit, context.DeadlineExceeded), done
+	}
+}

@@ -1,0 +1,299 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// execution is a further process of a container, from Exec to Delete.
+type execution struct {
+	c                     *container
+	id                    string
+	spec                  *specs.Process
+	stdin, stdout, stderr string
+	terminal              bool
+
+	mu        sync.Mutex
+	begun     bool
+	process   *process // nil until it runs
+	startedAt time.Time
+}
+
+// addExec books an exec'd process; startExec makes it.
+func (c *container) addExec(e *execution, spec []byte) error {
+	if err := shimstate.CheckID(e.id); err != nil {
+		return err
+	}
+	e.c, e.spec = c, &specs.Process{}
+	if err := json.Unmarshal(spec, e.spec); err != nil {
+		return fmt.Errorf("exec in container %s: process: %w (%w)", c.id, err, errdefs.ErrInvalidArgument)
+	}
+	if len(spec) > maxSpec || len(e.spec.Args) == 0 {
+		return fmt.Errorf("exec in container %s: the process has no arguments, or too many: %w", c.id, errdefs.ErrInvalidArgument)
+	}
+	e.spec.Terminal = e.terminal
+	c.s.host.fit(e.spec, c.userns)
+	if err := c.demand("exec in", task.Created, task.Running); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.execs[e.id] != nil {
+		return fmt.Errorf("exec %s is already in container %s: %w", e.id, c.id, errdefs.ErrAlreadyExists)
+	}
+	c.execs[e.id] = e
+	return nil
+}
+
+func (c *container) exec(id string) (*execution, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.execs[id]; e != nil {
+		return e, nil
+	}
+	return nil, fmt.Errorf("exec %s is not in container %s: %w", id, c.id, errdefs.ErrNotFound)
+}
+
+func (c *container) forgetExec(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.execs, id)
+}
+
+// start runs the process. After a failure the exec is forgotten.
+func (e *execution) start(ctx context.Context) (pid int, err error) {
+	e.mu.Lock()
+	again := e.begun
+	e.begun = true
+	e.mu.Unlock()
+	if again {
+		return 0, fmt.Errorf("exec %s in container %s has been started before: %w", e.id, e.c.id, errdefs.ErrFailedPrecondition)
+	}
+	defer func() {
+		if err != nil {
+			e.c.forgetExec(e.id)
+			err = fmt.Errorf("exec in container %s: %w", e.c.id, err)
+		}
+	}()
+	releaseSlot, err := e.c.s.slot(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer releaseSlot()
+	release, err := e.c.take(ctx)
+	if err != nil {
+		return 0, err
+	}
+	// Joining a frozen cgroup would hang.
+	if err := e.c.demand("exec in", task.Created, task.Running); err != nil {
+		release()
+		return 0, err
+	}
+	err, after := within(createLimit, "exec", e.killLate, e.launch)
+	select {
+	case <-after:
+		release()
+	default:
+		go func() { // libcontainer's own lock is held as long
+			<-after
+			release()
+		}()
+	}
+	if err != nil {
+		return 0, explain(err)
+	}
+	return e.process.pid, nil
+}
+
+func (e *execution) launch() error {
+	lp, err := newProcess(e.spec)
+	if err != nil {
+		return err
+	}
+	var io streams
+	var theirs *childFiles
+	var tty *console
+	if e.terminal {
+		if tty, theirs, err = newConsole(lp); err == nil {
+			io, err = tty, tty.connect(e.stdin, e.stdout)
+		}
+	} else {
+		io, theirs, err = newDirect(e.stdin, e.stdout, e.stderr, lp)
+	}
+	if err != nil {
+		if theirs != nil {
+			theirs.close()
+		}
+		return err
+	}
+	now := time.Now()
+	err = e.c.lc.Start(lp)
+	theirs.close()
+	if err == nil && tty != nil {
+		err = tty.receive()
+	}
+	var p *process
+	if err == nil {
+		p, err = adopt(lp, io)
+	}
+	if err != nil {
+		if tty != nil {
+			tty.close()
+		}
+		e.c.reap(lp)
+		return err
+	}
+	io.start()
+	e.mu.Lock()
+	e.process, e.startedAt = p, now
+	e.mu.Unlock()
+	go func() {
+		exit := p.wait(e.c.log.WithField("exec", e.id))
+		p.io.drain()
+		p.finish(exit)
+	}()
+	return nil
+}
+
+// killLate ends an exec that hangs before its execve: such a process is the shim's child and has runc's name still.
+func (e *execution) killLate() {
+	pids, err := e.c.tree.Pids()
+	if err != nil {
+		return
+	}
+	for _, pid := range pids {
+		st, err := shimstate.ReadStat(pid)
+		if err == nil && st.Parent == unix.Getpid() && pid != e.c.init.pid && isRuncInit(st.Comm) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+}
+
+func isRuncInit(comm string) bool { return len(comm) > 5 && comm[:5] == "runc:" }
+
+// started gives the process, or nil before it runs.
+func (e *execution) started() *process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.process
+}
+
+// running gives the process, or an error that says that there is none.
+func (e *execution) running() (*process, error) {
+	if p := e.started(); p != nil {
+		return p, nil
+	}
+	return nil, fmt.Errorf("exec %s in container %s has not been started: %w", e.id, e.c.id, errdefs.ErrFailedPrecondition)
+}
+
+// kill sends a signal to the process or, with all, to everything that it started and that can still be told from the
+// rest of the container.
+func (e *execution) kill(signal unix.Signal, all bool) error {
+	p, err := e.running()
+	if err != nil {
+		return err
+	}
+	if signal < 0 || signal > 64 {
+		return fmt.Errorf("signal %d does not exist: %w", signal, errdefs.ErrInvalidArgument)
+	}
+	if all {
+		return e.killSubtree(p, signal)
+	}
+	if p.ended() {
+		return fmt.Errorf("exec %s in container %s has ended: %w", e.id, e.c.id, errdefs.ErrFailedPrecondition)
+	}
+	if err := p.fd.Signal(signal); err != nil && !p.fd.Ended() {
+		return fmt.Errorf("kill exec %s in container %s: %w", e.id, e.c.id, err)
+	}
+	return nil
+}
+
+// killSubtree signals the process, its descendants, and whoever is left of its session: runc's init makes each exec'd
+// process the leader of a session of its own, which orphans stay in.
+func (e *execution) killSubtree(p *process, signal unix.Signal) error {
+	hit := map[int]bool{}
+	for range 100 { // while it forks
+		fresh, err := e.subtree(p, hit)
+		if err != nil || len(fresh) == 0 {
+			return err
+		}
+		for _, pid := range fresh {
+			hit[pid] = true
+			if err := unix.Kill(pid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("kill exec %s in container %s: %w", e.id, e.c.id, err)
+			}
+		}
+		if signal != unix.SIGKILL {
+			return nil
+		}
+	}
+	return nil
+}
+
+// subtree lists whom killSubtree has not hit yet. The leader's end does not matter: while somebody is in its session,
+// its pid is not given away.
+func (e *execution) subtree(p *process, hit map[int]bool) ([]int, error) {
+	pids, err := e.c.tree.Pids()
+	if err != nil {
+		return nil, err
+	}
+	stats := make(map[int]shimstate.Stat, len(pids))
+	for _, pid := range pids {
+		if st, err := shimstate.ReadStat(pid); err == nil && st.State != 'Z' && st.StartTime >= p.startTime {
+			stats[pid] = st
+		}
+	}
+	member := map[int]bool{p.pid: true}
+	for more := true; more; {
+		more = false
+		for pid, st := range stats {
+			if !member[pid] && (st.Session == p.pid || member[st.Parent] || hit[st.Parent]) {
+				member[pid], more = true, true
+			}
+		}
+	}
+	var fresh []int
+	for pid := range member {
+		if st, ok := stats[pid]; ok && !hit[pid] && (pid != p.pid || st.StartTime == p.startTime) {
+			fresh = append(fresh, pid)
+		}
+	}
+	return fresh, nil
+}
+
+// remove forgets an ended exec, or one that never began.
+func (e *execution) remove() (*process, error) {
+	p := e.started()
+	if p != nil && !p.ended() {
+		return nil, fmt.Errorf("exec %s in container %s is still running: %w", e.id, e.c.id, errdefs.ErrFailedPrecondition)
+	}
+	e.c.forgetExec(e.id)
+	return p, nil
+}
+
+func (e *execution) info() *shimapi.Process {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	info := &shimapi.Process{Id: e.c.id, ExecId: e.id, Status: string(task.Created)}
+	if e.process == nil {
+		return info
+	}
+	info.Pid, info.StartedAt, info.Status = uint32(e.process.pid), timestamppb.New(e.startedAt), string(task.Running)
+	if e.process.ended() {
+		info.Status, info.Exit = string(task.Stopped), toAPI(e.process.exit)
+	}
+	return info
+}

@@ -1,0 +1,165 @@
+package shim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+	"unsafe"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+)
+
+// oomWatch tells of containers that go on after the OOM killer struck in them. On cgroup v2 one inotify instance watches
+// the memory.events files of all containers; on v1 each has an eventfd. Both wait on the network poller.
+type oomWatch struct {
+	log *logrus.Entry
+
+	mu      sync.Mutex
+	inotify *os.File
+	watches map[int32]*container // by watch descriptor
+	entries map[*container]*oomEntry
+}
+
+type oomEntry struct {
+	kills   uint64   // as last told
+	watch   int32    // v2
+	eventfd *os.File // v1
+}
+
+func newOOMWatch(log *logrus.Entry) (*oomWatch, error) {
+	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make inotify instance: %w", err)
+	}
+	w := &oomWatch{log: log, inotify: os.NewFile(uintptr(fd), "inotify"), watches: map[int32]*container{}, entries: map[*container]*oomEntry{}}
+	go w.read()
+	return w, nil
+}
+
+func (w *oomWatch) close() { _ = w.inotify.Close() }
+
+// follow begins to watch a container. A failure is logged and costs only these events: at the end of the container the
+// counter is read anyway.
+func (w *oomWatch) follow(c *container) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := &oomEntry{watch: -1}
+	var err error
+	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
+		var wd int
+		if wd, err = unix.InotifyAddWatch(int(w.inotify.Fd()), filepath.Join(p, "memory.events"), unix.IN_MODIFY); err == nil {
+			e.watch = int32(wd)
+			w.watches[e.watch] = c
+		}
+	} else if p := c.tree["memory"]; p != "" {
+		if e.eventfd, err = oomEventfd(p); err == nil {
+			go w.readEventfd(c, e.eventfd)
+		}
+	}
+	if err != nil {
+		c.log.WithError(err).Warn("cannot watch for the OOM killer, its work will show at the container's end only")
+	}
+	w.entries[c] = e
+}
+
+func (w *oomWatch) forget(c *container) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	e := w.entries[c]
+	if e == nil {
+		return
+	}
+	delete(w.entries, c)
+	if e.watch >= 0 {
+		delete(w.watches, e.watch)
+		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(e.watch))
+	}
+	if e.eventfd != nil {
+		_ = e.eventfd.Close()
+	}
+}
+
+// oomEventfd asks cgroup v1 for notifications (Documentation/admin-guide/cgroup-v1/memory.rst, section 10).
+func oomEventfd(dir string) (*os.File, error) {
+	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make eventfd: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cgroup.event_control"), fmt.Appendf(nil, "%d %d", fd, control.Fd()), 0); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "oom eventfd"), nil
+}
+
+func (w *oomWatch) readEventfd(c *container, f *os.File) {
+	b := make([]byte, 8)
+	for {
+		if _, err := f.Read(b); err != nil {
+			return
+		}
+		if binary.NativeEndian.Uint64(b) > 0 {
+			w.look(c)
+		}
+	}
+}
+
+func (w *oomWatch) read() {
+	b := make([]byte, 64*(unix.SizeofInotifyEvent))
+	for {
+		n, err := w.inotify.Read(b)
+		if err != nil {
+			if !errors.Is(err, os.ErrClosed) {
+				w.log.WithError(err).Error("watching for the OOM killer")
+			}
+			return
+		}
+		for at := 0; at+unix.SizeofInotifyEvent <= n; {
+			e := (*unix.InotifyEvent)(unsafe.Pointer(&b[at]))
+			at += unix.SizeofInotifyEvent + int(e.Len)
+			w.mu.Lock()
+			c := w.watches[e.Wd]
+			w.mu.Unlock()
+			if c != nil {
+				go w.look(c)
+			}
+		}
+	}
+}
+
+// look compares the counter with what was told last. v1 notifies before the kill, so it looks again for a while.
+func (w *oomWatch) look(c *container) {
+	for _, wait := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond} {
+		select {
+		case <-time.After(wait):
+		case <-c.init.done:
+			return
+		}
+		kills := c.tree.OOMKills()
+		w.mu.Lock()
+		e := w.entries[c]
+		news := e != nil && kills > e.kills
+		if news {
+			e.kills = kills
+		}
+		w.mu.Unlock()
+		if news && !c.init.fd.Ended() {
+			c.s.events.publish(&shimapi.Event{Type: shimapi.Event_OOM, Id: c.id})
+		}
+		if news || e == nil {
+			return
+		}
+	}
+}

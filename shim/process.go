@@ -1,0 +1,138 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pidfd"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// process is one child of the shim: a container's init or an exec'd process.
+type process struct {
+	pid       int
+	startTime uint64 // clock ticks since boot
+	fd        *pidfd.Process
+	lp        *libcontainer.Process
+	io        streams
+
+	done chan struct{} // closed when exit is set
+	exit task.Exit
+}
+
+// newProcess takes hold of a child that libcontainer has just made. The child cannot have been reaped: only wait does
+// that, so its pid is its own.
+func adopt(lp *libcontainer.Process, io streams) (*process, error) {
+	pid, err := lp.Pid()
+	if err != nil {
+		return nil, fmt.Errorf("find the new process: %w", err)
+	}
+	fd, err := pidfd.Open(pid)
+	if err != nil {
+		return nil, err
+	}
+	p := &process{pid: pid, fd: fd, lp: lp, io: io, done: make(chan struct{})}
+	if st, err := shimstate.ReadStat(pid); err == nil {
+		p.startTime = st.StartTime
+	}
+	return p, nil
+}
+
+// wait blocks without a thread until the process has ended, reaps it and gives its code.
+func (p *process) wait(log *logrus.Entry) task.Exit {
+	if err := p.fd.Wait(); err != nil {
+		log.WithError(err).Error("waiting by thread instead")
+	}
+	// It has ended: this returns at once, with an error for any code but 0.
+	state, err := p.lp.Wait()
+	exit := task.Exit{ExitedAt: time.Now(), Code: 255}
+	if state == nil {
+		log.WithError(err).Error("the exit code is unknown")
+		return exit
+	}
+	if ws, ok := state.Sys().(syscall.WaitStatus); ok {
+		exit.Code = code(ws)
+	}
+	return exit
+}
+
+// code is the shell's: 128+n for signal n.
+func code(ws syscall.WaitStatus) uint32 {
+	if ws.Signaled() {
+		return 128 + uint32(ws.Signal())
+	}
+	return uint32(ws.ExitStatus())
+}
+
+// finish makes the exit known.
+func (p *process) finish(exit task.Exit) {
+	p.exit = exit
+	_ = p.fd.Close()
+	close(p.done)
+}
+
+// ended says whether the exit is known.
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// await blocks until the exit is known or ctx ends.
+func (p *process) await(ctx context.Context) (task.Exit, error) {
+	select {
+	case <-p.done:
+		return p.exit, nil
+	case <-ctx.Done():
+		return task.Exit{}, fmt.Errorf("wait for process %d: %w", p.pid, ctx.Err())
+	}
+}
+
+// kill ends the process and waits for its exit.
+func (p *process) kill(ctx context.Context) error {
+	_ = p.fd.Signal(unix.SIGKILL)
+	ctx, cancel := context.WithTimeout(ctx, killLimit)
+	defer cancel()
+	_, err := p.await(ctx)
+	return err
+}
+
+// streams are the shim's ends of a process's stdio.
+type streams interface {
+	// start begins to move what the process writes.
+	start()
+	// drain returns when all is moved that the process wrote, or drainLimit has passed, and closes everything.
+	drain()
+	// closeStdin gives the process an end of file.
+	closeStdin() error
+	// resize sets the size of the terminal; an error where there is none.
+	resize(width, height uint16) error
+}
+
+// childFiles are the ends that the process gets; they are closed in the shim once it has them.
+type childFiles struct {
+	mu    sync.Mutex
+	files []interface{ Close() error }
+}
+
+func (c *childFiles) add(f interface{ Close() error }) { c.files = append(c.files, f) }
+
+func (c *childFiles) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range c.files {
+		_ = f.Close()
+	}
+	c.files = nil
+}

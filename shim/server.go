@@ -1,0 +1,228 @@
+// Package shim runs the containers of a node in one process: libcontainer as a library, containerd's task messages over
+// ttrpc on one socket, and a small service of its own for what these lack. It writes the CRI logs, waits for the ends,
+// and knows nothing of the daemon. Its state lies on tmpfs and cannot outlive a boot.
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
+	taskapi "github.com/cri-pouch/cri-pouch/shim/api/taskv3"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+)
+
+// Protocol is raised when an older client could not work with this shim.
+const Protocol = 1
+
+// Limits on what waits for a container. They are far above what a healthy container needs.
+const (
+	createLimit = 60 * time.Second // from the first system call of a create or exec to its answer
+	startLimit  = 30 * time.Second // from opening exec.fifo to the program's execve
+	killLimit   = 10 * time.Second // from SIGKILL to the end
+	drainLimit  = 500 * time.Millisecond
+	lockLimit   = 10 * time.Second // a predecessor that is just ending
+)
+
+// Options are what New needs.
+type Options struct {
+	StateDir string // the node's state folder; the shim owns its subfolder "shim"
+	Log      *logrus.Entry
+}
+
+// Server is a shim. All its methods are safe for concurrent use.
+type Server struct {
+	dir       shimstate.Dir
+	log       *logrus.Entry
+	lock      *os.File
+	startedAt time.Time
+	host      *host
+	events    *broker
+	oom       *oomWatch
+	starts    chan struct{} // a slot for each create or exec under way
+
+	mu         sync.Mutex
+	containers map[string]*container
+	ending     bool
+	ended      chan struct{}
+}
+
+// New takes the state folder: errdefs.ErrUnavailable when another shim owns it.
+func New(o Options) (*Server, error) {
+	dir := shimstate.Of(o.StateDir)
+	if err := dir.Make(); err != nil {
+		return nil, err
+	}
+	lock, err := takeLock(dir.Lock())
+	if err != nil {
+		return nil, err
+	}
+	oom, err := newOOMWatch(o.Log)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &Server{
+		dir: dir, log: o.Log, lock: lock, startedAt: time.Now(), host: newHost(o.Log), events: newBroker(), oom: oom,
+		// A start is bound by CPU; more at once only makes each slower.
+		starts:     make(chan struct{}, max(4, 4*runtime.NumCPU())),
+		containers: map[string]*container{},
+		ended:      make(chan struct{}),
+	}, nil
+}
+
+func takeLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock of the shim's state: %w", err)
+	}
+	for until := time.Now().Add(lockLimit); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(until) {
+			f.Close()
+			return nil, fmt.Errorf("another shim owns %s (%v): %w", filepath.Dir(path), err, errdefs.ErrUnavailable)
+		}
+	}
+}
+
+// Serve answers on the shim's socket until Shutdown. Containers that are held then die with the process.
+func (s *Server) Serve(ctx context.Context) error {
+	listener, err := s.listen()
+	if err != nil {
+		return err
+	}
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()), ttrpc.WithUnaryServerInterceptor(s.edge))
+	if err != nil {
+		return fmt.Errorf("make ttrpc server: %w", err)
+	}
+	taskapi.RegisterTaskService(server, taskService{s})
+	shimapi.RegisterShimService(server, shimService{s})
+	go func() {
+		<-s.ended
+		// The answer to Shutdown must get out first; it is the last one.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		s.events.close()
+		_ = server.Shutdown(ctx)
+		_ = server.Close()
+	}()
+	err = server.Serve(ctx, listener)
+	_ = os.Remove(s.dir.Socket())
+	s.oom.close()
+	if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// listen reaches the socket through its folder's descriptor: a path in a sockaddr has 108 bytes at most.
+func (s *Server) listen() (net.Listener, error) {
+	dir, err := os.Open(string(s.dir))
+	if err != nil {
+		return nil, fmt.Errorf("open the shim's state folder: %w", err)
+	}
+	defer dir.Close()
+	if err := os.Remove(s.dir.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the socket of a former shim: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(s.dir.Socket())), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", s.dir.Socket(), err)
+	}
+	l.SetUnlinkOnClose(false) // that path means something else by then
+	return l, nil
+}
+
+// get finds a container that has been created.
+func (s *Server) get(id string) (*container, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.containers[id]
+	switch {
+	case c == nil:
+		return nil, fmt.Errorf("container %q is not in the shim: %w", id, errdefs.ErrNotFound)
+	case c.init == nil:
+		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrFailedPrecondition)
+	}
+	return c, nil
+}
+
+// all gives the containers that have been created.
+func (s *Server) all() []*container {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*container, 0, len(s.containers))
+	for _, c := range s.containers {
+		if c.init != nil {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// reserve books the ID of a container that is about to be created.
+func (s *Server) reserve(c *container) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending {
+		return fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
+	}
+	if s.containers[c.id] != nil {
+		return fmt.Errorf("container %s is already in the shim: %w", c.id, errdefs.ErrAlreadyExists)
+	}
+	s.containers[c.id] = c
+	return nil
+}
+
+func (s *Server) forget(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.containers, c.id)
+}
+
+// slot waits for its turn to start something.
+func (s *Server) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case s.starts <- struct{}{}:
+		return func() { <-s.starts }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("too many starts at once: %w", ctx.Err())
+	}
+}
+
+// shutdown ends the shim; with containers only by force, and then they are killed first.
+func (s *Server) shutdown(ctx context.Context, force bool) error {
+	s.mu.Lock()
+	held := len(s.containers)
+	if held > 0 && !force {
+		s.mu.Unlock()
+		return fmt.Errorf("the shim holds %d containers, end them first: %w", held, errdefs.ErrFailedPrecondition)
+	}
+	if s.ending {
+		s.mu.Unlock()
+		return nil
+	}
+	s.ending = true
+	s.mu.Unlock()
+	var errs []error
+	for _, c := range s.all() {
+		errs = append(errs, c.destroyByForce(ctx))
+	}
+	close(s.ended)
+	return errors.Join(errs...)
+}

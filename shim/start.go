@@ -1,0 +1,128 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// start lets a created container run its program. When it fails, the container is taken away.
+func (c *container) start(ctx context.Context) error {
+	release, err := c.take(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.demand("start", task.Created)
+	if err == nil {
+		if err = c.run(); err != nil {
+			release()
+			if undoErr := c.destroyByForce(ctx); undoErr != nil {
+				c.log.WithError(undoErr).Error("a failed start left something behind")
+			}
+			return fmt.Errorf("start container %s: %w", c.id, err)
+		}
+	}
+	release()
+	return err
+}
+
+func (c *container) run() error {
+	if err := c.logFile.Reopen(); err != nil {
+		return err
+	}
+	c.init.io.start()
+	c.s.oom.follow(c)
+	now := time.Now() // before the program can be seen running, so that no child of it is older
+	if err := c.release(); err != nil {
+		c.mu.Lock()
+		c.silent = true
+		c.mu.Unlock()
+		return err
+	}
+	c.mu.Lock()
+	c.startedAt = now
+	if c.status == task.Created { // it may have ended already
+		c.status = task.Running
+	}
+	c.mu.Unlock()
+	return nil
+}
+
+// release opens exec.fifo, at which runc's init waits, and reads the byte that it writes before its execve. It does
+// what libcontainer's Exec does, without a thread and a routine that would hang for ever behind a dead init.
+func (c *container) release() error {
+	path := filepath.Join(c.s.dir.Libcontainer(), c.id, "exec.fifo")
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open exec.fifo: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(startLimit))
+	finished := make(chan struct{})
+	defer close(finished)
+	go func() {
+		select {
+		case <-c.init.done:
+			_ = f.SetReadDeadline(time.Unix(1, 0))
+		case <-finished:
+		}
+	}()
+	ran, err := readByte(f)
+	if err != nil && !ran {
+		// It may have written, run and ended before the end of the init was noticed.
+		one := make([]byte, 1)
+		raw, rawErr := f.SyscallConn()
+		if rawErr == nil {
+			_ = raw.Control(func(fd uintptr) {
+				n, _ := read(int(fd), one)
+				ran = n == 1
+			})
+		}
+	}
+	switch {
+	case ran:
+	case c.init.ended():
+		return fmt.Errorf("the container's init died (code %d) before its program ran: %w", c.init.exit.Code, errdefs.ErrAborted)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("the program did not begin within %s: %w", startLimit, context.DeadlineExceeded)
+	default:
+		return fmt.Errorf("read exec.fifo: %w", err)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("remove exec.fifo: %w", err) // libcontainer would take it for created
+	}
+	return nil
+}
+
+// readByte waits for one byte. As long as no writer has come, a read gives 0 bytes, which is no end of file here.
+func readByte(f *os.File) (bool, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false, err
+	}
+	got := false
+	var readErr error
+	one := make([]byte, 1)
+	err = raw.Read(func(fd uintptr) bool {
+		n, err := read(int(fd), one)
+		switch {
+		case n == 1:
+			got = true
+			return true
+		case err != nil && err != unix.EAGAIN:
+			readErr = err
+			return true
+		}
+		return false
+	})
+	return got, errors.Join(err, readErr)
+}
