@@ -22,11 +22,12 @@ const kubeletSeccomp = "/var/lib/kubelet/seccomp"
 type host struct {
 	dev              string // device nodes
 	appArmorProfiles string // names of the loaded profiles
+	mountinfo        string // the mounts that host paths are in
 	hostname         func() (string, error)
 }
 
 func thisHost() host {
-	return host{dev: "/dev", appArmorProfiles: "/sys/kernel/security/apparmor/profiles", hostname: os.Hostname}
+	return host{dev: "/dev", appArmorProfiles: "/sys/kernel/security/apparmor/profiles", mountinfo: "/proc/self/mountinfo", hostname: os.Hostname}
 }
 
 // DetectNode looks at the node: cgroup version and controllers, AppArmor (its default profile is loaded if need be), SELinux,

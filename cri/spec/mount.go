@@ -127,7 +127,7 @@ func (b *Builder) hostMount(in Input, m model.Mount, sp *specs.Spec) (specs.Moun
 	if m.Propagation == model.PropagationBidirectional && in.Sandbox.Namespaces.User != nil {
 		return specs.Mount{}, fmt.Errorf("bidirectional propagation is impossible out of a user namespace: %w", errdefs.ErrInvalidArgument)
 	}
-	propagation, err := propagate(source, m.Propagation, sp)
+	propagation, err := propagate(source, m.Propagation, sp, b.host.mountinfo)
 	if err != nil {
 		return specs.Mount{}, err
 	}
@@ -169,11 +169,11 @@ func (b *Builder) source(p string) (string, error) {
 
 // propagate gives the mount option. Mounts can only pass where source lies on a mount that passes them itself, and through a
 // root filesystem that does (mount_namespaces(7)).
-func propagate(source string, p model.Propagation, sp *specs.Spec) (string, error) {
+func propagate(source string, p model.Propagation, sp *specs.Spec, mountinfo string) (string, error) {
 	if p != model.PropagationHostToContainer && p != model.PropagationBidirectional {
 		return "rprivate", nil
 	}
-	at, optional, err := mountOf(source)
+	at, optional, err := mountOf(source, mountinfo)
 	if err != nil {
 		return "", err
 	}
@@ -199,8 +199,13 @@ func hasTag(optional, tag string) bool {
 }
 
 // mountOf gives the mount that p lies on, and its optional fields (proc_pid_mountinfo(5)).
-func mountOf(p string) (at, optional string, err error) {
-	list, err := mountinfo.GetMounts(mountinfo.ParentsFilter(p))
+func mountOf(p, table string) (at, optional string, err error) {
+	f, err := os.Open(table)
+	if err != nil {
+		return "", "", fmt.Errorf("find the mount of %s: %w", p, err)
+	}
+	defer f.Close()
+	list, err := mountinfo.GetMountsFromReader(f, mountinfo.ParentsFilter(p))
 	if err != nil {
 		return "", "", fmt.Errorf("find the mount of %s: %w", p, err)
 	}

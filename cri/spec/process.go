@@ -1,7 +1,6 @@
 package spec
 
 import (
-	"encoding/base64"
 	"fmt"
 	"path"
 	"regexp"
@@ -99,24 +98,18 @@ func (b *Builder) environment(in Input) ([]string, error) {
 	at := map[string]int{}
 	for _, e := range raw {
 		name, _, _ := strings.Cut(e, "=")
+		// Specification and libcontainer carry JSON, which would put other bytes in place of these.
+		if !utf8.ValidString(e) {
+			return nil, fmt.Errorf("values of variables that are not UTF-8 are not supported yet: %q, mount it as a file: %w", name, errdefs.ErrNotImplemented)
+		}
 		if i, ok := at[name]; ok {
-			env[i] = EncodeEnv(e)
+			env[i] = e
 			continue
 		}
 		at[name] = len(env)
-		env = append(env, EncodeEnv(e))
+		env = append(env, e)
 	}
 	return env, nil
-}
-
-// EncodeEnv gives the form in which NAME=value stands in process.env of a specification. JSON holds no bytes that are not
-// UTF-8, but a variable's value may (a Secret's): such an entry is a NUL byte, which no variable can have, and the base64 of
-// the entry. The shim takes it back; a runtime that does not know of it refuses the NUL instead of passing on another value.
-func EncodeEnv(entry string) string {
-	if utf8.ValidString(entry) {
-		return entry
-	}
-	return "\x00" + base64.StdEncoding.EncodeToString([]byte(entry))
 }
 
 // aDescriptor matches folders of open descriptors, through which a leaked one could be a working directory (CVE-2024-21626).
