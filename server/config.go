@@ -48,7 +48,6 @@ type Runtime struct {
 	InitBinary   string   `toml:"init_binary"`
 	Handlers     []string `toml:"handlers"`
 	SeccompRoot  string   `toml:"seccomp_root"`
-	AppArmor     string   `toml:"apparmor_profile"`
 }
 
 // Network says where CNI's parts are.
@@ -101,7 +100,6 @@ func Default() Config {
 		Log:   Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
-			AppArmor: "cri-pouch-default",
 		},
 		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Images: Images{

@@ -64,8 +64,6 @@ func Keys() []Key {
 			func(c Config) error { return checkHandlers(c.Runtime.Handlers) }},
 		{"runtime.seccomp_root", "", "Folder of the localhost seccomp profiles that pods give by a relative name.",
 			func(c Config) error { return checkPath(c.Runtime.SeccompRoot) }},
-		{"runtime.apparmor_profile", "", "Name of the loaded AppArmor profile of containers that ask for the runtime's default. Used only where it is loaded; empty: none.",
-			func(Config) error { return nil }},
 
 		{"network.cni_conf_dir", "cni-conf-dir", "Folder of CNI configurations; it is watched, the first in lexical order is used.",
 			func(c Config) error { return checkPath(c.Network.CNIConfDir) }},

@@ -203,13 +203,13 @@ func TestDefaultFileIsTheDefault(t *testing.T) {
 
 func TestQuoting(t *testing.T) {
 	c := Default()
-	c.Runtime.AppArmor = "a\"b\\c\nd\x7fé"
-	s, err := c.tomlValue("runtime.apparmor_profile")
+	c.Runtime.SeccompRoot = "a\"b\\c\nd\x7fé"
+	s, err := c.tomlValue("runtime.seccomp_root")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var back struct{ V string }
-	if err := toml.Unmarshal([]byte("V = "+s), &back); err != nil || back.V != c.Runtime.AppArmor {
+	if err := toml.Unmarshal([]byte("V = "+s), &back); err != nil || back.V != c.Runtime.SeccompRoot {
 		t.Errorf("%s reads as %q, %v", s, back.V, err)
 	}
 }

@@ -3,19 +3,151 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/cri"
+	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/engine"
+	"github.com/cri-pouch/cri-pouch/network"
+	"github.com/cri-pouch/cri-pouch/shim/client"
+	"github.com/cri-pouch/cri-pouch/snapshot"
 )
+
+// engineDir is the folder of containerd's stores in the root.
+const engineDir = "engine"
+
+// shimLimit bounds the first connection to the shim, with all that a dead one left to clean up.
+const shimLimit = time.Minute
 
 // rooms are the parts below the socket, put together.
 type rooms struct {
-	service interface {
-		service
-		// Recover rebuilds what the service knows; it is called once, before it serves.
-		Recover(ctx context.Context) error
-	}
-	close func() // ends the parts in reverse order; containers and shim go on
+	service *cri.Service
+	engine  *engine.Engine
+	closers []closer // in the order of opening
 }
 
-// openRooms puts the parts together.
-func openRooms(ctx context.Context, o Options) (*rooms, error) {
-	return nil, errors.New("the rooms are not built yet")
+type closer struct {
+	what string
+	fn   func() error
+}
+
+// openRooms opens the parts in the order in which they need each other. They live until close, not until ctx ends: calls
+// in progress need them while the daemon drains.
+func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
+	ctx = context.WithoutCancel(ctx)
+	c := o.Config
+	r := &rooms{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close())
+		}
+	}()
+	// What the administrator has to mend first is looked at before anything is opened.
+	systemd, err := systemdCgroup(c.Runtime.CgroupDriver, probeHost())
+	if err != nil {
+		return nil, err
+	}
+	programs, err := findPrograms(c.Runtime)
+	if err != nil {
+		return nil, err
+	}
+	node, err := spec.DetectNode()
+	if err != nil {
+		return nil, fmt.Errorf("look at the node: %w", err)
+	}
+	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
+
+	r.engine, err = engine.Open(ctx, engine.Options{Root: filepath.Join(c.Root, engineDir), Log: o.Log.WithField("room", "engine")})
+	if err != nil {
+		return nil, err
+	}
+	r.add("engine", r.engine.Close)
+	images, err := snapshot.Open(ctx, snapshot.Options{
+		Engine: r.engine, StateDir: c.State, RegistryConfigDir: c.Images.RegistryConfigDir,
+		MaxConcurrentDownloads: c.Images.MaxConcurrentDownloads, UnpackConcurrency: c.Images.UnpackConcurrency,
+		PullProgressTimeout: time.Duration(c.Images.PullProgressTimeout), PinnedImages: c.Images.Pinned,
+		Log: o.Log.WithField("room", "snapshot"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.add("images", images.Close)
+	net, err := network.New(ctx, network.Options{
+		StateDir: c.State, CNIConfDir: c.Network.CNIConfDir, CNIBinDirs: c.Network.CNIBinDirs, CNICacheDir: c.CNICachePath(),
+		Log: o.Log.WithField("room", "network"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.add("network", net.Close)
+	shim, err := startShim(ctx, o, programs.shim)
+	if err != nil {
+		return nil, err
+	}
+	r.add("connection to the shim", shim.Close)
+	r.service = cri.New(cri.Options{
+		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
+		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Records: images, Spec: spec.NewBuilder(node),
+		Log: o.Log.WithField("room", "cri"),
+	})
+	r.add("service", func() error { r.service.Close(); return nil })
+	return r, nil
+}
+
+// startShim connects to the node's shim, or starts it.
+func startShim(ctx context.Context, o Options, binary string) (*client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, shimLimit)
+	defer cancel()
+	c, err := client.Start(ctx, client.Options{
+		Binary: binary, StateDir: o.Config.State, Log: o.Log.WithField("room", "shim"),
+		Debug: o.Log.Logger.IsLevelEnabled(logrus.DebugLevel),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start the shim: %w", err)
+	}
+	return c, nil
+}
+
+// recover rebuilds what the service knows from the records and the shim, and only then lets the engine collect garbage.
+func (r *rooms) recover(ctx context.Context) error {
+	if err := r.service.Recover(ctx); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	return r.engine.StartCollecting(ctx)
+}
+
+func (r *rooms) add(what string, fn func() error) {
+	r.closers = append(r.closers, closer{what, fn})
+}
+
+// close ends the parts, the last opened first. Containers and shim go on.
+func (r *rooms) close() error {
+	var errs []error
+	for i := len(r.closers) - 1; i >= 0; i-- {
+		if err := r.closers[i].fn(); err != nil {
+			errs = append(errs, fmt.Errorf("close %s: %w", r.closers[i].what, err))
+		}
+	}
+	r.closers = nil
+	return errors.Join(errs...)
+}
+
+// programs are the helpers, by absolute path.
+type programs struct{ shim, init string }
+
+func findPrograms(c Runtime) (p programs, err error) {
+	executable, err := os.Executable()
+	if err != nil {
+		return p, fmt.Errorf("find the daemon's own executable: %w", err)
+	}
+	if p.shim, err = findBinary(c.ShimBinary, "containerd-shim-pouch-v2", "runtime.shim_binary", executable); err != nil {
+		return p, err
+	}
+	p.init, err = findBinary(c.InitBinary, "pouch-init", "runtime.init_binary", executable)
+	return p, err
 }

@@ -50,7 +50,9 @@ func Serve(ctx context.Context, o Options) error {
 	// Rooms say the mode of what they make; what the shell's umask happened to be must not change it.
 	unix.Umask(0o022)
 	tell := newNotifier(o.Log)
-	ctx = containerdlog.WithLogger(ctx, o.Log) // containerd's libraries log there
+	// containerd's libraries log to the context's logger, and where they have no context to their own default.
+	containerdlog.L = o.Log
+	ctx = containerdlog.WithLogger(ctx, o.Log)
 	unlock, err := claim(o.Config)
 	if err != nil {
 		return err
@@ -64,13 +66,13 @@ func Serve(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer rooms.close()
+	failpoint.Hit("server.opened")
 	tell.tell("STATUS=recovering")
-	if err := rooms.service.Recover(ctx); err != nil {
-		return fmt.Errorf("recover: %w", err)
+	if err = rooms.recover(ctx); err == nil {
+		failpoint.Hit("server.recovered")
+		err = serve(ctx, o, rooms.service, registry, tell)
 	}
-	failpoint.Hit("server.recovered")
-	return serve(ctx, o, rooms.service, registry, tell)
+	return errors.Join(err, rooms.close())
 }
 
 // claim makes root and state and locks both.

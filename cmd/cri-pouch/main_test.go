@@ -158,6 +158,7 @@ func TestErrors(t *testing.T) {
 		"credentials of none": {[]string{"pull", "--creds", "-", "x"}, nil, 2, "credentials have the form USER:PASSWORD"},
 		"an unknown name":     {[]string{"exec", "none", "true"}, nil, 1, "no container \"none\", `cri-pouch ps -a` lists all"},
 		"the daemon's error":  {[]string{"stop", "app"}, map[string]error{"StopContainer": refused}, 1, "cri-pouch: container is in; the wrong state\n"},
+		"its class":           {[]string{"stop", "app"}, map[string]error{"StopContainer": status.Error(codes.NotFound, "no container app: not found")}, 1, "cri-pouch: no container app\n"},
 		"a daemon too old":    {[]string{"stop", "app"}, map[string]error{"StopContainer": status.Error(codes.Unimplemented, "no such thing")}, 1, "is it cri-pouch, and as new as this program?"},
 		"a file missing":      {[]string{"image", "import", dir + "/none.tar"}, nil, 1, "none.tar: no such file or directory"},
 		"a log missing":       {[]string{"logs", "app"}, nil, 1, "has no log"},

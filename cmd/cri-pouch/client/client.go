@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -80,7 +81,7 @@ func unreachable(path string, err error) error {
 func Explain(err error) string {
 	text := err.Error()
 	if st, ok := status.FromError(err); ok {
-		text = strings.Replace(text, "rpc error: code = "+st.Code().String()+" desc = ", "", 1)
+		text = withoutClass(strings.Replace(text, "rpc error: code = "+st.Code().String()+" desc = ", "", 1))
 		switch st.Code() {
 		case codes.Unimplemented:
 			text += " (the daemon at this socket cannot do that; is it cri-pouch, and as new as this program?)"
@@ -90,7 +91,22 @@ func Explain(err error) string {
 			text = "interrupted: " + text
 		}
 	}
+	text = withoutClass(text)
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}
+
+// withoutClass leaves out the name of the error's class that stands at the end of a wrapped error: it says nothing that the
+// text before has not said.
+func withoutClass(text string) string {
+	for _, class := range []error{
+		errdefs.ErrNotFound, errdefs.ErrAlreadyExists, errdefs.ErrInvalidArgument, errdefs.ErrFailedPrecondition,
+		errdefs.ErrUnavailable, errdefs.ErrNotImplemented, errdefs.ErrAborted, errdefs.ErrInternal,
+	} {
+		if rest, ok := strings.CutSuffix(text, ": "+class.Error()); ok && rest != "" {
+			return rest
+		}
+	}
+	return text
 }
 
 // IsNotFound says that err is the daemon's NotFound, or a name that means nothing.
