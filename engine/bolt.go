@@ -24,46 +24,25 @@ func boltOptions() *bolt.Options {
 	return &o
 }
 
-// openBolt opens or makes the database at path and reads all of it once, so that damage shows here, as an error that
-// names the file, and not as a panic in the middle of work.
+// openBolt opens or makes the database at path. An existing one is read as a whole first, so that damage shows here, as
+// an error that names the file, and not as a panic in the middle of work.
 func openBolt(path string) (db *bolt.DB, err error) {
-	if err := checkSize(path); err != nil {
+	if err := checkBolt(path); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			db, err = nil, damaged(path, fmt.Errorf("%v", r))
-		}
-	}()
-	// A file that is shorter than its pages say is a fault of the mapping; make it a panic of this goroutine.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	db, err = bolt.Open(path, 0o600, boltOptions())
-	switch {
-	case err == nil:
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("database %s is in use by another process: stop that one or choose another root: %w", path, errdefs.ErrFailedPrecondition)
-	case isOSError(err):
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	default:
-		return nil, damaged(path, err)
-	}
-	if err := readAll(db); err != nil {
-		_ = db.Close()
-		return nil, damaged(path, err)
+	err = guard(path, func() error {
+		db, err = bolt.Open(path, 0o600, boltOptions())
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	return db, nil
 }
 
-// isOSError says whether the system refused (no space, no permission), as opposed to content that is no database.
-func isOSError(err error) bool {
-	var pe *fs.PathError
-	var errno syscall.Errno
-	return errors.As(err, &pe) || errors.As(err, &errno)
-}
-
-// checkSize refuses an existing file that is too short to be a database: bolt would take an empty one for new, and its
-// records would be gone without a word.
-func checkSize(path string) error {
+// checkBolt reads everything in the database without writing: to open it for writing makes bolt look for free pages in
+// a goroutine of its own, whose panic on a damaged page could not be caught.
+func checkBolt(path string) error {
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -71,13 +50,47 @@ func checkSize(path string) error {
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	if st.Size() == 0 {
-		// A first start that was killed between creating and writing; there was nothing in it.
-		if err := os.Remove(path); err != nil {
-			return fmt.Errorf("remove empty database: %w", err)
-		}
+	if st.Size() == 0 { // a first start that was killed between creating and writing; bolt makes it anew
+		return nil
 	}
-	return nil
+	return guard(path, func() error {
+		o := boltOptions()
+		o.ReadOnly = true
+		db, err := bolt.Open(path, 0o600, o)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return readAll(db)
+	})
+}
+
+// guard gives the failures of fn on a database their words, panics and faults of the mapping (a file that is shorter
+// than its pages say) among them.
+func guard(path string, fn func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = damaged(path, fmt.Errorf("%v", r))
+		}
+	}()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	err = fn()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("database %s is in use by another process: stop that one or choose another root: %w", path, errdefs.ErrFailedPrecondition)
+	case isOSError(err):
+		return fmt.Errorf("open database %s: %w", path, err)
+	}
+	return damaged(path, err)
+}
+
+// isOSError says whether the system refused (no space, no permission), as opposed to content that is no database.
+func isOSError(err error) bool {
+	var pe *fs.PathError
+	var errno syscall.Errno
+	return errors.As(err, &pe) || errors.As(err, &errno)
 }
 
 // readAll visits every page that is in use.
@@ -90,6 +103,9 @@ func readAll(db *bolt.DB) error {
 func readBucket(b *bolt.Bucket) error {
 	return b.ForEach(func(k, v []byte) error {
 		if v != nil {
+			if len(v) > 0 {
+				_ = v[len(v)-1] // long values lie on pages of their own
+			}
 			return nil
 		}
 		sub := b.Bucket(k)

@@ -80,15 +80,15 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 			_ = e.closeFiles()
 		}
 	}()
-	cs, err := local.NewStore(filepath.Join(o.Root, "content"))
-	if err != nil {
-		return nil, fmt.Errorf("open content store below %s: %w", o.Root, err)
-	}
 	if e.bolt, err = openBolt(filepath.Join(o.Root, "meta.db")); err != nil {
 		return nil, err
 	}
 	if e.backend, err = openOverlay(filepath.Join(o.Root, "overlayfs")); err != nil {
 		return nil, err
+	}
+	cs, err := local.NewStore(filepath.Join(o.Root, "content"))
+	if err != nil {
+		return nil, fmt.Errorf("open content store below %s: %w", o.Root, err)
 	}
 	if err := cleanTempMounts(filepath.Join(o.Root, "tmpmounts")); err != nil {
 		return nil, err
