@@ -146,12 +146,16 @@ func (w *confWatch) next() <-chan struct{} {
 
 // readConf lets go-cni find, read and check the default configuration: the first file of the folder.
 func readConf(dir string, binDirs []string) (*libcni.NetworkConfigList, error) {
+	// go-cni's errors do not tell an empty folder from a broken file.
+	if files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"}); err == nil && len(files) == 0 {
+		return nil, fmt.Errorf("no CNI configuration is in %s: put one there (*.conflist), it is picked up at once: %w", dir, errdefs.ErrUnavailable)
+	}
 	cni, err := gocni.New(gocni.WithPluginConfDir(dir), gocni.WithPluginDir(binDirs), gocni.WithPluginMaxConfNum(1))
 	if err == nil {
 		err = cni.Load(gocni.WithDefaultConf)
 	}
-	if errors.Is(err, gocni.ErrCNINotInitialized) || err == nil && len(cni.GetConfig().Networks) == 0 {
-		return nil, fmt.Errorf("no CNI configuration is in %s: put one there (*.conflist), it is picked up at once: %w", dir, errdefs.ErrUnavailable)
+	if err == nil && len(cni.GetConfig().Networks) == 0 {
+		err = errors.New("it vanished while it was read")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the CNI configuration in %s is broken, correct it: %w: %w", dir, err, errdefs.ErrUnavailable)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,11 +81,15 @@ func (o *Options) complete() error {
 		o.Parallel = max(8, 4*runtime.NumCPU())
 	}
 	if o.Log == nil {
-		silent := logrus.New()
-		silent.SetLevel(logrus.PanicLevel)
-		o.Log = logrus.NewEntry(silent)
+		o.Log = silentLog()
 	}
 	return nil
+}
+
+func silentLog() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	return logrus.NewEntry(log)
 }
 
 func (o Options) nsDir() string        { return filepath.Join(o.StateDir, "ns") }
