@@ -57,7 +57,7 @@ func (e *edge) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 	c := e.begin(info.FullMethod)
 	err = e.guard(c, func() (err error) {
 		resp, err = handler(ctx, req)
-		return err
+		return toStatus(err)
 	})
 	err = e.end(ctx, c, fieldsOf(req, resp), err)
 	if err != nil {
@@ -71,9 +71,9 @@ func (e *edge) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo
 	ctx, cancel := context.WithCancel(ss.Context())
 	defer cancel()
 	defer context.AfterFunc(e.ending, cancel)()
-	err := e.guard(c, func() error { return handler(srv, &boundStream{ss, ctx}) })
+	err := e.guard(c, func() error { return toStatus(handler(srv, &boundStream{ss, ctx})) })
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) && e.ending.Err() != nil && ss.Context().Err() == nil {
-		err = fmt.Errorf("the daemon is ending, call again once it is back: %w", errdefs.ErrUnavailable)
+		err = status.Error(codes.Unavailable, "the daemon is ending, call again once it is back")
 	}
 	return e.end(ctx, c, nil, err)
 }
@@ -108,9 +108,30 @@ func (e *edge) guard(c *call, fn func() error) (err error) {
 	return fn()
 }
 
-// end gives the error its code, logs and counts.
+// toStatus gives an error its code by its class; the message stays as it is. Only class and message go into the conversion:
+// errgrpc 0.3.0 walks the whole chain for details and dereferences the nil that net.DNSError and others unwrap to.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return errgrpc.ToGRPC(&classified{text: err.Error(), class: errdefs.Resolve(err)})
+}
+
+// classified is an error of which message and class are left.
+type classified struct {
+	text  string
+	class error
+}
+
+func (c *classified) Error() string { return c.text }
+
+func (c *classified) Unwrap() error { return c.class }
+
+// end logs and counts a call whose error has its code.
 func (e *edge) end(ctx context.Context, c *call, fields logrus.Fields, err error) error {
-	err = errgrpc.ToGRPC(err)
 	took := time.Since(c.start)
 	e.mu.Lock()
 	delete(e.calls, c)

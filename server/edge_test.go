@@ -141,6 +141,7 @@ func TestEdgeCodes(t *testing.T) {
 		"cancelled":           {wrap(context.Canceled), codes.Canceled, logrus.WarnLevel},
 		"a status":            {status.Error(codes.PermissionDenied, "no"), codes.PermissionDenied, logrus.WarnLevel},
 		"a wrapped status":    {wrap(status.Error(codes.OutOfRange, "far")), codes.OutOfRange, logrus.WarnLevel},
+		"an unwrapped nil":    {errors.Join(wrap(errdefs.ErrUnavailable), &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no host", Name: "x"}}), codes.Unavailable, logrus.WarnLevel},
 		"many lines":          {wrap(errors.New("a\nb\tü")), codes.Unknown, logrus.ErrorLevel},
 	} {
 		t.Run(name, func(t *testing.T) {
