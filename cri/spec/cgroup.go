@@ -93,18 +93,16 @@ func cpu(r *model.Resources) *specs.LinuxCPU {
 
 // memory sets limit and swap. A container with a limit of memory alone gets no swap: it would else hold as much again.
 func (b *Builder) memory(r *model.Resources) *specs.LinuxMemory {
-	if r.MemoryLimit == 0 && r.MemorySwap == 0 {
-		return nil
+	if r.MemoryLimit == 0 {
+		return nil // swap is counted together with memory: there is none to count it with
 	}
-	m := &specs.LinuxMemory{}
-	if n := r.MemoryLimit; n != 0 {
-		m.Limit = &n
-	}
-	if n := r.MemorySwap; b.node.SwapLimit {
-		if n == 0 {
-			n = r.MemoryLimit
+	limit, swap := r.MemoryLimit, r.MemorySwap
+	m := &specs.LinuxMemory{Limit: &limit}
+	if b.node.SwapLimit {
+		if swap == 0 {
+			swap = limit
 		}
-		m.Swap = &n
+		m.Swap = &swap
 	}
 	return m
 }

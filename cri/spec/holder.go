@@ -2,6 +2,8 @@ package spec
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,13 +19,15 @@ const holderUser = 65535
 type HolderInput struct {
 	SandboxID string
 	Sandbox   model.SandboxConfig
-	// Rootfs is an empty folder of the node, PouchInit the path of the static program pouch-init.
+	// Rootfs is an empty folder of the node, PouchInit the path of the static program pouch-init. In a user namespace the
+	// pod's root must reach both: mode 0711 or wider on all folders above.
 	Rootfs, PouchInit string
 	Namespaces        network.Namespaces
 }
 
 // Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init as its pid 1, alone in an
-// empty root filesystem, in the pod's other namespaces, without any right.
+// empty root filesystem, in the pod's other namespaces, without any right. It makes the places for mounts in Rootfs, which
+// the root of a user namespace could not.
 func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 	list, err := podNamespaces(in.Sandbox.Namespaces, in.Namespaces)
 	if err != nil {
@@ -31,6 +35,9 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 	}
 	cgroups, err := b.cgroupsPath(in.Sandbox.CgroupParent, in.SandboxID)
 	if err != nil {
+		return nil, fmt.Errorf("specification of the holder of sandbox %s: %w", in.SandboxID, err)
+	}
+	if err := mountPoints(in.Rootfs); err != nil {
 		return nil, fmt.Errorf("specification of the holder of sandbox %s: %w", in.SandboxID, err)
 	}
 	sp := &specs.Spec{
@@ -53,7 +60,6 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 			Namespaces:  append(list, specs.LinuxNamespace{Type: specs.PIDNamespace}, specs.LinuxNamespace{Type: specs.CgroupNamespace}),
 		},
 	}
-	mapIDs(sp, in.Sandbox.Namespaces.User)
 	sp.Linux.Seccomp = seccomp.DefaultProfile(sp)
 	if sp.Process.ApparmorProfile, err = b.appArmor(nil); err != nil {
 		return nil, fmt.Errorf("specification of the holder of sandbox %s: %w", in.SandboxID, err)
@@ -64,4 +70,18 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 // holderLabel labels the holder like the pod's containers, so that they may see it.
 func (b *Builder) holderLabel(in HolderInput, sp *specs.Spec) error {
 	return b.seLinux(Input{SandboxID: in.SandboxID, Sandbox: in.Sandbox}, sp)
+}
+
+// mountPoints makes what the holder's mounts lie on.
+func mountPoints(root string) error {
+	for _, dir := range []string{"proc", "dev"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(root, "pouch-init"), os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }

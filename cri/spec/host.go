@@ -27,7 +27,11 @@ type host struct {
 }
 
 func thisHost() host {
-	return host{dev: "/dev", appArmorProfiles: "/sys/kernel/security/apparmor/profiles", mountinfo: "/proc/self/mountinfo", hostname: os.Hostname}
+	return host{
+		dev: "/dev", appArmorProfiles: "/sys/kernel/security/apparmor/profiles", hostname: os.Hostname,
+		// Of this thread: /proc/self is the main thread, which may have been left in another mount namespace.
+		mountinfo: "/proc/thread-self/mountinfo",
+	}
 }
 
 // DetectNode looks at the node: cgroup version and controllers, AppArmor (its default profile is loaded if need be), SELinux,

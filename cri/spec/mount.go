@@ -56,7 +56,7 @@ func (b *Builder) kernelMounts(in Input) []specs.Mount {
 	user := in.Sandbox.Namespaces.User
 	proc := specs.Mount{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}}
 	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", sysMode}}
-	mqueue := specs.Mount{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}
+	mqueue := []specs.Mount{{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}}}
 	if user != nil {
 		// A user namespace may mount these only if it owns the namespace that they show.
 		if in.Config.Security.Namespaces.PID == model.ModeNode {
@@ -66,14 +66,16 @@ func (b *Builder) kernelMounts(in Input) []specs.Mount {
 			sys = bindOf("/sys", sysMode)
 		}
 		if in.Sandbox.Namespaces.IPC == model.ModeNode {
-			mqueue = bindOf("/dev/mqueue")
+			mqueue = nil
+			if exists(filepath.Join(b.host.dev, "mqueue")) { // not every node has it mounted
+				mqueue = append(mqueue, bindOf("/dev/mqueue"))
+			}
 		}
 	}
 	out := []specs.Mount{
 		proc,
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: devpts(user)},
-		mqueue,
 		sys,
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", sysMode}},
 	}
@@ -81,7 +83,7 @@ func (b *Builder) kernelMounts(in Input) []specs.Mount {
 	if shm == "" {
 		shm = "/dev/shm"
 	}
-	return append(out, specs.Mount{
+	return append(append(out, mqueue...), specs.Mount{
 		Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"},
 	})
 }

@@ -55,7 +55,19 @@ func TestKernelMountsFitTheNamespaces(t *testing.T) {
 	}
 	in.Sandbox.Namespaces.Network, in.Config.Security.Namespaces.Network = model.ModeNode, model.ModeNode
 	in.Sandbox.Namespaces.IPC, in.Config.Security.Namespaces.IPC, in.Shm = model.ModeNode, model.ModeNode, ""
-	sp = build(t, testNode(), in).Spec
+	b := NewBuilder(testNode())
+	b.host.dev = t.TempDir()
+	if m := mountAt(&specs.Spec{Mounts: b.kernelMounts(in)}, "/dev/mqueue"); m != nil {
+		t.Errorf("/dev/mqueue is %+v, which the node does not have", m)
+	}
+	if err := os.Mkdir(filepath.Join(b.host.dev, "mqueue"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, err := b.Build(t.Context(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp = out.Spec
 	if m := mountAt(sp, "/sys"); m.Type != "bind" || mode(m) != "ro" {
 		t.Errorf("/sys is %+v, want a read-only bind: the network is the node's", m)
 	}

@@ -33,12 +33,12 @@ func (b *Builder) namespaces(in Input, sp *specs.Spec) error {
 		list = append(list, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	sp.Linux.Namespaces = list
-	mapIDs(sp, in.Sandbox.Namespaces.User)
 	return nil
 }
 
 // podNamespaces are those that all containers of the pod are in, and a mount namespace of one's own. A namespace that the
-// pod should have and that has no path is an error: the container would live in the node's.
+// pod should have and that has no path is an error: the container would live in the node's. The ID mappings of a user
+// namespace are left out: a specification has them, or a path that gives them.
 func podNamespaces(mode model.Namespaces, at network.Namespaces) ([]specs.LinuxNamespace, error) {
 	list := []specs.LinuxNamespace{{Type: specs.MountNamespace}}
 	for _, ns := range []struct {
@@ -60,12 +60,6 @@ func podNamespaces(mode model.Namespaces, at network.Namespaces) ([]specs.LinuxN
 		list = append(list, specs.LinuxNamespace{Type: ns.kind, Path: ns.path})
 	}
 	return list, nil
-}
-
-func mapIDs(sp *specs.Spec, u *model.UserNamespace) {
-	if u != nil {
-		sp.Linux.UIDMappings, sp.Linux.GIDMappings = mappings(u.UIDs), mappings(u.GIDs)
-	}
 }
 
 func mappings(in []model.IDMapping) []specs.LinuxIDMapping {

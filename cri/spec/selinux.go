@@ -28,6 +28,25 @@ func (b *Builder) seLinux(in Input, sp *specs.Spec) error {
 		return err
 	}
 	sp.Process.SelinuxLabel, sp.Linux.MountLabel = process, file
+	return labelPodFiles(in)
+}
+
+// labelPodFiles gives the pod's own files, which we made, to the pod; a container with a level of its own changes nothing in
+// that.
+func labelPodFiles(in Input) error {
+	in.Config.Security.SELinux = nil
+	_, file, err := labels(in)
+	if err != nil {
+		return err
+	}
+	for _, p := range []string{in.Files.Hosts, in.Files.ResolvConf, in.Files.Hostname, in.Shm} {
+		if p == "" {
+			continue
+		}
+		if err := selinux.SetFileLabel(p, file); err != nil {
+			return fmt.Errorf("label %s of the pod: %w", p, err)
+		}
+	}
 	return nil
 }
 
