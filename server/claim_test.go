@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 )
 
 // TestMain lets the test binary be the other daemon: a lock of one's own process would not conflict by pid.
@@ -83,6 +85,19 @@ func TestClaimIsExclusive(t *testing.T) {
 	unlock()
 }
 
+func TestServeWithoutShim(t *testing.T) {
+	base := t.TempDir()
+	c := Default()
+	c.Root, c.State, c.Runtime.ShimBinary = filepath.Join(base, "root"), filepath.Join(base, "state"), filepath.Join(base, "none")
+	logger, _ := logtest.NewNullLogger()
+	for range 2 { // the first leaves nothing behind that the second trips over
+		err := Serve(t.Context(), Options{Config: c, Log: logrus.NewEntry(logger)})
+		if !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "runtime.shim_binary") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestClaimNarrowsModes(t *testing.T) {
 	base := t.TempDir()
 	root, state := filepath.Join(base, "a/root"), filepath.Join(base, "state")
@@ -105,6 +120,22 @@ func TestClaimNarrowsModes(t *testing.T) {
 		if err != nil || info.Mode().Perm() != want {
 			t.Errorf("%s has mode %v (%v), want %v", dir, info.Mode().Perm(), err, want)
 		}
+	}
+}
+
+func TestClaimRefusesAnothersFolder(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: gives a folder to another user")
+	}
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.Mkdir(root, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(root, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(Config{Root: root, State: t.TempDir()}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -15,7 +16,7 @@ import (
 // maxFolderMode is the widest mode of root and state: others may pass through, not look.
 const maxFolderMode = 0o711
 
-// makeFolder makes dir, or takes away what its mode allows beyond maxFolderMode.
+// makeFolder makes dir, or takes away what its mode allows beyond maxFolderMode. A folder of somebody else is refused.
 func makeFolder(dir string) error {
 	if err := os.MkdirAll(dir, maxFolderMode); err != nil {
 		return fmt.Errorf("make folder: %w", err)
@@ -23,6 +24,9 @@ func makeFolder(dir string) error {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return fmt.Errorf("make folder: %w", err)
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("folder %s belongs to another user, who could change what is in it: give it to the daemon's, or name another: %w", dir, errdefs.ErrFailedPrecondition)
 	}
 	if mode := info.Mode().Perm(); mode&^maxFolderMode != 0 {
 		if err := os.Chmod(dir, mode&maxFolderMode); err != nil {

@@ -72,6 +72,9 @@ func Serve(ctx context.Context, o Options) error {
 		failpoint.Hit("server.recovered")
 		err = serve(ctx, o, rooms.service, registry, tell)
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // asked to end before it was ready
+	}
 	return errors.Join(err, rooms.close())
 }
 

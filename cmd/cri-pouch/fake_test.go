@@ -36,6 +36,8 @@ type fake struct {
 	exec       *runtime.ExecSyncResponse
 	fail       map[string]error // by RPC
 
+	onRun func(*runtime.RunPodSandboxRequest)
+
 	mu       sync.Mutex
 	requests []proto.Message
 	imported []byte
@@ -129,7 +131,10 @@ func (f *fake) PodSandboxStatus(_ context.Context, r *runtime.PodSandboxStatusRe
 	return &runtime.PodSandboxStatusResponse{Status: s}, nil
 }
 
-func (f *fake) RunPodSandbox(context.Context, *runtime.RunPodSandboxRequest) (*runtime.RunPodSandboxResponse, error) {
+func (f *fake) RunPodSandbox(_ context.Context, r *runtime.RunPodSandboxRequest) (*runtime.RunPodSandboxResponse, error) {
+	if f.onRun != nil {
+		f.onRun(r)
+	}
 	return &runtime.RunPodSandboxResponse{PodSandboxId: "newpod"}, nil
 }
 

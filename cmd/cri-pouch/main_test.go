@@ -257,7 +257,17 @@ func TestRunInAPresentPod(t *testing.T) {
 func TestRunTakesBackWhatItMade(t *testing.T) {
 	f := node()
 	f.fail = map[string]error{"StartContainer": status.Error(codes.NotFound, "exec /none: no such file")}
-	r := command(t, f, "", "run", "--pod", "new", "r.example:5000/app:1", "/none")
+	logs := t.TempDir()
+	// The daemon makes the folder of the pod's logs.
+	f.onRun = func(r *runtime.RunPodSandboxRequest) {
+		if err := os.Mkdir(r.Config.LogDirectory, 0o755); err != nil {
+			t.Error(err)
+		}
+	}
+	r := command(t, f, "", "run", "--pod", "new", "--log-root", logs, "r.example:5000/app:1", "/none")
+	if left, err := os.ReadDir(logs); len(left) != 0 || err != nil {
+		t.Errorf("log folders are left: %v, %v", left, err)
+	}
 	if r.code != 1 || r.err != "cri-pouch: exec /none: no such file\n" {
 		t.Errorf("got %+v", r)
 	}
@@ -435,6 +445,30 @@ func TestServeTakesFlags(t *testing.T) {
 	out.Reset()
 	if run(t.Context(), []string{"config", "check", "--config", config}, streams{nil, &out, &errs}); !strings.Contains(out.String(), "socket = \"\"\n") {
 		t.Errorf("the clients' environment has set the daemon's socket:\n%s", out.String())
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		want string
+	}{
+		"containers":       {[]string{"stop", ""}, "app\nside\n:4\n"},
+		"of a beginning":   {[]string{"exec", "s"}, "side\n:4\n"},
+		"the command":      {[]string{"exec", "app", "s"}, ":0\n"},
+		"pods":             {[]string{"pods", "rm", ""}, "web\nold\n:4\n"},
+		"images":           {[]string{"rmi", "r"}, "r.example:5000/app:1\nr.example:5000/app:2\n:4\n"},
+		"all kinds":        {[]string{"inspect", ""}, "app\nside\nweb\nold\nr.example:5000/app:1\nr.example:5000/app:2\n:4\n"},
+		"without a daemon": {[]string{"stop", "--socket", "/none", ""}, ":4\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if r := command(t, node(), "", append([]string{"__complete"}, tc.args...)...); r.out != tc.want {
+				t.Errorf("got %q, want %q (%s)", r.out, tc.want, r.err)
+			}
+		})
+	}
+	if r := command(t, node(), "", "completion", "bash"); r.code != 0 || !strings.Contains(r.out, "cri-pouch") {
+		t.Errorf("bash: %+v", r)
 	}
 }
 

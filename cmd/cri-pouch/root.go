@@ -67,6 +67,7 @@ func newRoot(io streams) *cobra.Command {
 	root.AddCommand(a.serveCommand(), a.configCommand(), a.runCommand(), a.psCommand(), a.podsCommand(), a.imagesCommand(),
 		a.pullCommand(), a.imageCommand(), a.execCommand(), a.logsCommand(), a.stopCommand(), a.removeCommand(),
 		a.removeImageCommand(), a.inspectCommand(), a.statusCommand(), a.versionCommand())
+	a.complete(root)
 	return root
 }
 

@@ -85,6 +85,10 @@ func Explain(err error) string {
 		switch st.Code() {
 		case codes.Unimplemented:
 			text += " (the daemon at this socket cannot do that; is it cri-pouch, and as new as this program?)"
+		case codes.Unavailable:
+			if strings.HasPrefix(text, "error reading from server") || strings.HasPrefix(text, "connection error") {
+				text = "the daemon ended during the call, its log says why: " + text
+			}
 		case codes.DeadlineExceeded:
 			text += " (the daemon goes on with it; look with `cri-pouch ps -a` and `cri-pouch pods`)"
 		case codes.Canceled:

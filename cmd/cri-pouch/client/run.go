@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -127,7 +128,9 @@ func (c *Client) ensurePod(ctx context.Context, o RunOptions, steps *undo.Stack)
 		}
 		return p.GetId(), false, nil
 	}
-	resp, err := c.Runtime.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: newPodConfig(o), RuntimeHandler: o.Handler})
+	config := newPodConfig(o)
+	steps.Add("remove log folder", func(context.Context) error { return os.RemoveAll(config.GetLogDirectory()) })
+	resp, err := c.Runtime.RunPodSandbox(ctx, &runtime.RunPodSandboxRequest{Config: config, RuntimeHandler: o.Handler})
 	if err != nil {
 		return "", false, err
 	}
