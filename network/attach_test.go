@@ -397,3 +397,38 @@ func TestAttachesRunAtTheSameTimeWithinTheBound(t *testing.T) {
 		must(t, <-errs)
 	}
 }
+
+// The parent-death signal of a plugin goes off when the thread that forked it ends, and threads end here all the time.
+func TestPluginsOutliveTheThreadsOfPins(t *testing.T) {
+	n := newNode(t)
+	dir := t.TempDir()
+	must(t, exec.Command("mkfifo", filepath.Join(dir, "go"), filepath.Join(dir, "started")).Run())
+	n.fakePlugin(t, "fake", fmt.Sprintf(`if [ $CNI_COMMAND = ADD ]; then echo > %[1]s/started; read word < %[1]s/go; echo '%s'; fi`, dir, fakeResult))
+	n.configure(t, fakeConf)
+	const count = 4
+	errs := make(chan error, count)
+	for i := range count {
+		pod := testPod(fmt.Sprintf("pod%d", i))
+		n.pin(t, pod)
+		t.Cleanup(func() { must(t, n.Detach(context.Background(), pod)) })
+		go func() { _, err := n.Attach(context.Background(), pod); errs <- err }()
+	}
+	started, err := os.OpenFile(filepath.Join(dir, "started"), os.O_RDWR, 0)
+	must(t, err)
+	defer started.Close()
+	_, err = io.ReadFull(started, make([]byte, count))
+	must(t, err)
+	for i := range 40 {
+		pod := testPod(fmt.Sprintf("other%d", i))
+		n.pin(t, pod)
+		must(t, n.Unpin(t.Context(), pod.ID))
+	}
+	release, err := os.OpenFile(filepath.Join(dir, "go"), os.O_RDWR, 0)
+	must(t, err)
+	defer release.Close()
+	for range count {
+		_, err = release.WriteString("go\n")
+		must(t, err)
+		must(t, <-errs)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -49,7 +50,7 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 		cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 		cmd.WaitDelay = pluginDrain
-		err = cmd.Run()
+		err = runOnOneThread(cmd)
 		if !errors.Is(err, syscall.ETXTBSY) || try == pluginBusyTries {
 			break
 		}
@@ -65,6 +66,14 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 		return stdout.Bytes(), nil
 	}
 	return nil, pluginError(ctx, path, err, &stdout, &stderr)
+}
+
+// runOnOneThread keeps the thread that forks until the command has ended: the parent-death signal is sent when that
+// thread ends, and those that onThread uses do end.
+func runOnOneThread(cmd *exec.Cmd) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.Run()
 }
 
 // FindInPath looks for the plugin in dirs.
