@@ -86,6 +86,10 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	if e.backend, err = openOverlay(filepath.Join(o.Root, "overlayfs")); err != nil {
 		return nil, err
 	}
+	// Without the folder of the first blob a collection stops before it comes to unfinished transfers.
+	if err := os.MkdirAll(filepath.Join(o.Root, "content", "blobs"), 0o700); err != nil {
+		return nil, fmt.Errorf("make content folder: %w", err)
+	}
 	cs, err := local.NewStore(filepath.Join(o.Root, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open content store below %s: %w", o.Root, err)

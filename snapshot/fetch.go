@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/remotes"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -152,10 +154,15 @@ func (s *Store) fetchLayer(ctx context.Context, f remotes.Fetcher, d ocispec.Des
 	if f == nil {
 		return imageError(errdefs.ErrNotFound, "layer %s is missing", d.Digest)
 	}
+	before := pr.done.Load()
 	resumed, err := s.transfer(ctx, f, d, pr)
-	if errors.Is(err, errWrongDigest) && resumed {
-		// What an earlier process left may be damaged by a power cut: once from the beginning.
-		pr.done.Add(-d.Size)
+	if resumed && (errors.Is(err, errWrongDigest) || rangeRefused(err)) {
+		// What an earlier process left may be damaged by a power cut, and not every registry begins in the middle: once
+		// from the beginning.
+		if err := s.abort(ctx, layerRef(d)); err != nil {
+			return err
+		}
+		pr.done.Store(before) // other layers' progress shows again with their next bytes
 		_, err = s.transfer(ctx, f, d, pr)
 	}
 	if err == nil {
@@ -166,12 +173,28 @@ func (s *Store) fetchLayer(ctx context.Context, f remotes.Fetcher, d ocispec.Des
 
 var errWrongDigest = errors.New("wrong digest")
 
+func rangeRefused(err error) bool {
+	var status remoteerrors.ErrUnexpectedStatus
+	return errors.As(err, &status) && status.StatusCode == http.StatusRequestedRangeNotSatisfiable
+}
+
+// layerRef is the name of a blob's transfer, the same for each process.
+func layerRef(d ocispec.Descriptor) string { return "layer-" + d.Digest.String() }
+
+// abort forgets what was transferred.
+func (s *Store) abort(ctx context.Context, ref string) error {
+	if err := s.eng.Content.Abort(context.WithoutCancel(ctx), ref); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("forget the unfinished transfer %s: %w", ref, err)
+	}
+	return nil
+}
+
 // transfer copies a blob from the registry. resumed says whether a part of it was there.
 func (s *Store) transfer(ctx context.Context, f remotes.Fetcher, d ocispec.Descriptor, pr *progress) (resumed bool, err error) {
 	pr.active.Add(1)
 	defer pr.active.Add(-1)
 	d.URLs, d.Data = nil, nil // an image may not send us to other servers
-	ref := "layer-" + d.Digest.String()
+	ref := layerRef(d)
 	cw, err := content.OpenWriter(ctx, s.eng.Content, content.WithRef(ref), content.WithDescriptor(d))
 	if errdefs.IsAlreadyExists(err) {
 		return false, nil
@@ -191,9 +214,7 @@ func (s *Store) transfer(ctx context.Context, f remotes.Fetcher, d ocispec.Descr
 	err = content.Copy(ctx, cw, counted{rc, pr}, d.Size, d.Digest)
 	if err != nil && errdefs.IsFailedPrecondition(err) { // more bytes than announced, or other ones: nothing of it is of use
 		_ = cw.Close()
-		if abortErr := s.eng.Content.Abort(ctx, ref); abortErr != nil && !errdefs.IsNotFound(abortErr) {
-			err = errors.Join(err, abortErr)
-		}
+		err = errors.Join(err, s.abort(ctx, ref))
 		return resumed, imageError(errdefs.ErrDataLoss, "the registry sent something else than layer %s (%w: %w)", d.Digest, errWrongDigest, err)
 	}
 	if err != nil {

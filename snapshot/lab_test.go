@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -58,7 +59,7 @@ func newLab(t *testing.T, change ...func(*Options)) *lab {
 	t.Helper()
 	needRoot(t)
 	l := &lab{t: t, root: t.TempDir()}
-	l.opts = Options{StateDir: filepath.Join(l.root, "run"), RegistryConfigDir: filepath.Join(l.root, "certs.d"), Log: quiet()}
+	l.opts = Options{StateDir: filepath.Join(l.root, "run"), RegistryConfigDir: certs(t), Log: quiet()}
 	for _, c := range change {
 		c(&l.opts)
 	}
@@ -123,7 +124,8 @@ func (l *lab) settled() {
 	}
 	entries, err := os.ReadDir(filepath.Join(l.root, "lib", "content", "ingest"))
 	if err == nil && len(entries) > 0 {
-		l.t.Errorf("%d ingest folders are left", len(entries))
+		ref, _ := os.ReadFile(filepath.Join(l.root, "lib", "content", "ingest", entries[0].Name(), "ref"))
+		l.t.Errorf("%d ingest folders are left, one of %q", len(entries), ref)
 	}
 	l.snapshotsMatch(ctx)
 }
@@ -258,7 +260,40 @@ func newReg(t *testing.T) *reg {
 	r := &reg{t: t, store: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
 	r.Server = httptest.NewServer(r)
 	t.Cleanup(r.Close)
+	writeHosts(t, r.host(), "server = %q\n", r.URL)
 	return r
+}
+
+// certs is the registry configuration of a test: the folder is the same for its store and its registries.
+func certs(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("pouch-certs-%d", os.Getpid()), strings.ReplaceAll(t.Name(), "/", "_"))
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = os.RemoveAll(dir)
+		_ = os.Remove(filepath.Dir(dir)) // the last one
+	})
+	return dir
+}
+
+// writeHosts writes the hosts.toml of a registry.
+func writeHosts(t *testing.T, host, format string, args ...any) {
+	t.Helper()
+	dir := filepath.Join(certs(t), host)
+	if i := strings.LastIndexByte(host, ':'); i >= 0 {
+		dir = filepath.Join(certs(t), host[:i]+"_"+host[i+1:]+"_")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), fmt.Appendf(nil, format, args...), 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *reg) ServeHTTP(w http.ResponseWriter, req *http.Request) {
