@@ -59,7 +59,7 @@ func (j journal) get(id string) (*attachment, error) {
 		err = fmt.Errorf("it is about %q", a.Pod)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read attachment of sandbox %s from %s: %w", id, j.path(id), err)
+		return nil, fmt.Errorf("read attachment of sandbox %s (remove %s to give up what the network holds for it): %w", id, j.path(id), err)
 	}
 	return &a, nil
 }

@@ -210,6 +210,7 @@ func unshareNSDir(dir string) error {
 	return unmountAll(dir)
 }
 
+// checkPod refuses what cannot be done, before anything is; it gives the pod's sysctls.
 func checkPod(pod Pod) ([]sysctl, error) {
 	if err := checkID(pod.ID); err != nil {
 		return nil, err
@@ -223,6 +224,11 @@ func checkPod(pod Pod) ([]sysctl, error) {
 	for _, ids := range [][]IDMapping{pod.UIDs, pod.GIDs} {
 		if _, err := rootOf(ids); len(ids) > 0 && err != nil {
 			return nil, fmt.Errorf("user namespace of sandbox %s: %w", pod.ID, err)
+		}
+	}
+	if pod.DNS != nil {
+		if _, err := pod.DNS.text(); err != nil {
+			return nil, fmt.Errorf("sandbox %s: %w", pod.ID, err)
 		}
 	}
 	sysctls, err := checkSysctls(pod)
