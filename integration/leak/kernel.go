@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -94,56 +92,4 @@ func (s Scope) links(found inventory) error {
 		}
 	}
 	return nil
-}
-
-var (
-	counters = regexp.MustCompile(`counter packets [0-9]+ bytes [0-9]+ ?`)
-	// cniChains are the chains that CNI plugins make for one pod: a hash of network and container ID.
-	cniChains = regexp.MustCompile(`^CNI-(DN-)?[0-9a-f]{16,}`)
-	// cniBase are the rules that plugins make once for the machine: they lead to chains of all pods, or go by a mark.
-	cniBase = regexp.MustCompile(`jump (CNI-HOSTPORT-[A-Z]+|CNI-FORWARD|CNI-ADMIN|hostports|hostip_hostports|hostports_all)$|^meta mark |^type [a-z]+ hook `)
-)
-
-// rules lists the firewall rules that CNI plugins made, in nftables, where iptables-nft has its rules too. Chains and
-// rules that plugins make once for the machine are left out.
-func (s Scope) rules(found inventory) error {
-	if s.Rule == nil {
-		return nil
-	}
-	nft, err := exec.LookPath("nft")
-	if err != nil {
-		return nil // no nftables, and no way to look
-	}
-	out, err := exec.Command(nft, "-n", "list", "ruleset").Output()
-	if err != nil {
-		return fmt.Errorf("list firewall rules with %s: %w", nft, err)
-	}
-	for _, rule := range cniRules(string(out)) {
-		if s.Rule(rule) {
-			found.add("firewall rule", rule)
-		}
-	}
-	return nil
-}
-
-// cniRules reads nft's listing: tables and chains in braces, a rule a line.
-func cniRules(listing string) []string {
-	var list []string
-	var table, chain string
-	for line := range strings.Lines(listing) {
-		line = strings.TrimSpace(counters.ReplaceAllString(strings.TrimSpace(line), ""))
-		words := strings.Fields(line)
-		switch {
-		case len(words) > 2 && words[0] == "table":
-			table, chain = words[1]+" "+words[2], ""
-		case len(words) > 1 && words[0] == "chain":
-			if chain = words[1]; cniChains.MatchString(chain) {
-				list = append(list, fmt.Sprintf("chain %s in table %s", chain, table))
-			}
-		case len(words) == 0 || line == "}" || chain == "":
-		case (strings.HasPrefix(chain, "CNI-") || strings.Contains(table, "cni") || strings.Contains(line, "CNI-")) && !cniBase.MatchString(line):
-			list = append(list, fmt.Sprintf("%q in chain %s of table %s", line, chain, table))
-		}
-	}
-	return list
 }

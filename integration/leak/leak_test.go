@@ -266,7 +266,7 @@ func TestFindsRules(t *testing.T) {
 	checkFinds(t, Scope{Rule: own}, func() func() {
 		nft(t, fmt.Sprintf("add table ip %s; add chain ip %[1]s hostports; add rule ip %[1]s hostports tcp dport 1 counter dnat to 10.1.2.3:80", table))
 		return func() { nft(t, "delete table ip "+table) }
-	}, `firewall rule "tcp dport 1 dnat to 10.1.2.3:80" in chain hostports`)
+	}, `firewall rule tcp dport 1 dnat to 10.1.2.3:80 in chain hostports`)
 }
 
 func nft(t *testing.T, text string) {
@@ -276,27 +276,35 @@ func nft(t *testing.T, text string) {
 	}
 }
 
+// The listings are of a pod that bridge (with ipMasq), firewall and portmap (both backends) attached, and after DEL.
 func TestRulesOfPodsAreToldFromThoseOfTheMachine(t *testing.T) {
-	attached, err := os.ReadFile("testdata/rules-attached.txt")
-	must(t, err)
-	detached, err := os.ReadFile("testdata/rules-detached.txt")
-	must(t, err)
-	if got := cniRules(string(detached)); len(got) > 0 {
-		t.Errorf("rules that stay once made are taken for leaks: %q", got)
-	}
-	got := strings.Join(cniRules(string(attached)), "\n")
-	for _, want := range []string{
-		"chain CNI-5e09e51a36d86c3a5dd322a1 in table ip nat",                                       // masquerading
-		"chain CNI-DN-5e09e51a36d86c3a5dd32 in table ip nat",                                       // portmap by iptables
-		`dport { 18888, 18889 } jump CNI-DN-5e09e51a36d86c3a5dd32" in chain CNI-HOSTPORT-DNAT`,     //
-		"jump CNI-5e09e51a36d86c3a5dd322a1\" in chain POSTROUTING",                                 //
-		`dnat to 10.219.0.2:80 comment \"abc\"" in chain hostports of table ip cni_hostport`,       // portmap by nftables
-		`masquerade comment \"abc\"" in chain masquerading of table ip cni_hostport`,               //
-		`"ip saddr 10.219.0.2 accept" in chain CNI-FORWARD of table ip filter`,                     // firewall
-		`"ip daddr 10.219.0.2 ct state related,established accept" in chain CNI-FORWARD of table `, //
+	for tool, tc := range map[string]struct {
+		read func(string) []string
+		want []string
+	}{
+		"iptables": {iptablesRules, []string{
+			"chain CNI-5e09e51a36d86c3a5dd322a1 in table nat", "chain CNI-DN-5e09e51a36d86c3a5dd32 in table nat",
+			`-A POSTROUTING -s 10.219.0.2/32 -m comment --comment "name: \"lknet\" id: \"abc\"" -j CNI-5e09e51a36d86c3a5dd322a1 in table nat`,
+			"--dports 18888,18889 -j CNI-DN-5e09e51a36d86c3a5dd32 in table nat", "--to-destination 10.219.0.2:80 in table nat",
+			"-A CNI-FORWARD -s 10.219.0.2/32 -j ACCEPT in table filter", "-A CNI-FORWARD -d 10.219.0.2/32 -m conntrack",
+		}},
+		"nft": {nftRules, []string{
+			`tcp dport 18888 dnat to 10.219.0.2:80 comment "abc" in chain hostports of table ip cni_hostport`,
+			`ip saddr 127.0.0.1 ip daddr 10.219.0.2 masquerade comment "abc" in chain masquerading of table ip cni_hostport`,
+		}},
 	} {
-		if !strings.Contains(got, want) {
-			t.Errorf("%s is missing in\n%s", want, got)
+		attached, err := os.ReadFile("testdata/" + tool + "-attached.txt")
+		must(t, err)
+		detached, err := os.ReadFile("testdata/" + tool + "-detached.txt")
+		must(t, err)
+		if got := tc.read(string(detached)); len(got) > 0 {
+			t.Errorf("rules that stay once made are taken for leaks: %q", got)
+		}
+		got := strings.Join(tc.read(string(attached)), "\n")
+		for _, want := range tc.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s is missing in\n%s", want, got)
+			}
 		}
 	}
 }
