@@ -432,3 +432,33 @@ func TestPluginsOutliveTheThreadsOfPins(t *testing.T) {
 		must(t, <-errs)
 	}
 }
+
+func TestAttachThatIsGivenUpReleasesWhatWasDone(t *testing.T) {
+	b := newBridgeNet(t)
+	b.more = []map[string]any{{"type": "waits"}}
+	n := withBridge(t, b)
+	pod := testPod("pod1")
+	n.pin(t, pod)
+	fifo := filepath.Join(t.TempDir(), "started")
+	must(t, exec.Command("mkfifo", fifo).Run())
+	n.fakePlugin(t, "waits", fmt.Sprintf(`[ $CNI_COMMAND = ADD ] || exit 0; echo > %s; exec sleep 1000`, fifo))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	errs := make(chan error)
+	go func() { _, err := n.Attach(ctx, pod); errs <- err }()
+	f, err := os.Open(fifo)
+	must(t, err)
+	_, err = f.Read(make([]byte, 1))
+	must(t, err)
+	f.Close()
+	if len(b.reserved(t)) != 1 {
+		t.Errorf("reserved are %v, want the pod's address", b.reserved(t))
+	}
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want to be told that it was given up", err)
+	}
+	if left := b.reserved(t); len(left) > 0 {
+		t.Errorf("addresses %v are still reserved", left)
+	}
+}

@@ -3,7 +3,6 @@ package network
 import (
 	"fmt"
 	"regexp"
-	"runtime"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -30,7 +29,8 @@ func configure(pod Pod, sysctls []sysctl) error {
 	return nil
 }
 
-// raiseLoopback asks the kernel by netlink, without a plugin's process; the kernel then gives lo its addresses.
+// raiseLoopback asks the kernel by netlink, without a plugin's process; the kernel then gives lo its addresses. The
+// socket belongs to the network namespace of the thread that makes it.
 func raiseLoopback() error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -41,9 +41,7 @@ func raiseLoopback() error {
 	if err != nil {
 		return err
 	}
-	err = h.LinkSetUp(lo)
-	runtime.KeepAlive(h)
-	return err
+	return h.LinkSetUp(lo)
 }
 
 // hostnameMax is the kernel's bound (__NEW_UTS_LEN).
