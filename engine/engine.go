@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/containers"
@@ -21,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
 	bolt "go.etcd.io/bbolt"
 )
@@ -69,7 +71,10 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 		o.Log = logrus.NewEntry(logrus.StandardLogger())
 	}
 	if !filepath.IsAbs(o.Root) {
-		return nil, fmt.Errorf("open engine: root %q is no absolute path", o.Root)
+		return nil, fmt.Errorf("open engine: root %q is no absolute path: %w", o.Root, errdefs.ErrInvalidArgument)
+	}
+	if strings.ContainsAny(o.Root, ",:\\\n") { // separators of overlayfs' mount options
+		return nil, fmt.Errorf("open engine: root %q has a character that overlayfs cannot mount (comma, colon, backslash): choose another folder: %w", o.Root, errdefs.ErrInvalidArgument)
 	}
 	if err := os.MkdirAll(o.Root, 0o700); err != nil {
 		return nil, fmt.Errorf("open engine: make root: %w", err)

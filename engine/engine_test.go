@@ -293,9 +293,14 @@ func TestRootThatOverlayCannotUse(t *testing.T) {
 	}
 }
 
-func TestRelativeRootIsRefused(t *testing.T) {
-	if _, err := Open(context.Background(), options("somewhere")); err == nil {
-		t.Error("opened")
+func TestImpossibleRootsAreRefused(t *testing.T) {
+	for _, root := range []string{"somewhere", t.TempDir() + "/a,b", t.TempDir() + "/a:b", t.TempDir() + `/a\b`} {
+		if _, err := Open(context.Background(), options(root)); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", root, err)
+		}
+		if _, err := os.Stat(root); err == nil {
+			t.Errorf("%s was made", root)
+		}
 	}
 }
 

@@ -2,14 +2,21 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
+	"github.com/pelletier/go-toml/v2"
 )
 
 // resolver reaches the registries as RegistryConfigDir says, with the credentials of one pull. hosts.toml is read anew
@@ -25,9 +32,13 @@ func (s *Store) resolver(auth *Auth) remotes.Resolver {
 		},
 	}
 	hosts := func(host string) ([]docker.RegistryHost, error) {
-		found, err := config.ConfigureHosts(context.Background(), o)(host)
+		err := checkHosts(o.HostDir, host)
+		var found []docker.RegistryHost
+		if err == nil {
+			found, err = config.ConfigureHosts(context.Background(), o)(host)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("read the configuration of registry %s below %s: %w", host, s.opts.RegistryConfigDir, err)
+			return nil, imageError(errdefs.ErrFailedPrecondition, "the configuration of registry %s below %s cannot be used (%w)", host, s.opts.RegistryConfigDir, err)
 		}
 		for i := range found {
 			g.allow(found[i])
@@ -39,6 +50,30 @@ func (s *Store) resolver(auth *Auth) remotes.Resolver {
 		return found, nil
 	}
 	return docker.NewResolver(docker.ResolverOptions{Hosts: hosts})
+}
+
+// checkHosts refuses a hosts.toml that is no TOML: containerd's reader passes it over, and would go past the mirrors.
+func checkHosts(find func(string) (string, error), host string) error {
+	dir, err := find(host)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "hosts.toml")
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var any map[string]any
+	if err := toml.Unmarshal(raw, &any); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 func withBearer(h http.Header, token string) http.Header {
@@ -83,25 +118,35 @@ func canonicalHost(address string) string {
 	return strings.TrimSuffix(host, ":443")
 }
 
-// realmGuard keeps credentials off unprotected connections that a registry's challenge leads to: a registry that is
-// reached by TLS may name any token service as its realm, but not one in clear text on another host. (That a challenge
+// realmGuard keeps credentials where they belong. A registry that is reached by TLS may name any token service as its
+// realm, but not one in clear text on another host; and credentials do not follow a redirect to another host or port
+// (net/http compares names only). (That a challenge
 // of a foreign server never gets the registry's credentials is seen to by forHost, which is asked by the host that was
 // spoken to: CVE-2020-15157.)
 type realmGuard struct {
 	auth  *Auth
-	plain map[string]bool // hosts that may be reached without TLS
+	mu    sync.Mutex
+	hosts map[string]bool // of the pull; true: it may be reached without TLS
 }
 
-// allow notes a host of the pull that is spoken to in clear text by configuration, or because it is this machine.
+// allow notes a host of the pull, and whether it is spoken to in clear text: by configuration, or as it is this machine.
 func (g *realmGuard) allow(h docker.RegistryHost) {
 	_, direct := h.Client.Transport.(guarded) // else: http is tried where https fails, as configured
-	if direct && h.Scheme != "http" && !docker.IsLocalhost(h.Host) {
-		return
+	plain := !direct || h.Scheme == "http" || docker.IsLocalhost(h.Host)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hosts == nil {
+		g.hosts = map[string]bool{}
 	}
-	if g.plain == nil {
-		g.plain = map[string]bool{}
-	}
-	g.plain[h.Host] = true
+	g.hosts[h.Host] = plain
+}
+
+// host says whether a host is one of the pull's, and whether it may be reached without TLS.
+func (g *realmGuard) host(name string) (ours, plain bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	plain, ours = g.hosts[name]
+	return ours, plain
 }
 
 func (g *realmGuard) wrap(base http.RoundTripper) http.RoundTripper {
@@ -113,9 +158,15 @@ type guarded struct {
 	base http.RoundTripper
 }
 
-// RoundTrip refuses a request that would show credentials to the network.
+// RoundTrip takes credentials off a redirect that leaves the pull's hosts, and refuses a request that would show them to
+// the network.
 func (t guarded) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme == "http" && !t.g.plain[req.URL.Host] && t.g.auth != nil && carriesSecret(req) {
+	ours, plain := t.g.host(req.URL.Host)
+	if req.Response != nil && !ours { // the answer that redirected
+		req = req.Clone(req.Context())
+		req.Header.Del("Authorization")
+	}
+	if req.URL.Scheme == "http" && !plain && t.g.auth != nil && carriesSecret(req) {
 		return nil, fmt.Errorf("%w: the registry wants them sent to %s://%s", errForeignRealm, req.URL.Scheme, req.URL.Host)
 	}
 	return t.base.RoundTrip(req)
