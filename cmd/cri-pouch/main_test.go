@@ -110,7 +110,7 @@ func TestInspect(t *testing.T) {
 		}
 	}
 	r := command(t, node(), "", "inspect", "none")
-	if r.code != 1 || r.err != "cri-pouch: no container, pod or image \"none\", `cri-pouch ps -a, pods or images` lists all\n" {
+	if r.code != 1 || r.err != "cri-pouch: no container, pod or image \"none\", `cri-pouch ps -a`, `pods` and `images` list all\n" {
 		t.Errorf("nothing: %d, %q", r.code, r.err)
 	}
 	if r := command(t, node(), "", "inspect", "--type", "image", "web"); r.code != 1 || !strings.Contains(r.err, `no image "web"`) {

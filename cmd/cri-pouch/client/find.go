@@ -74,7 +74,7 @@ type NotFoundError struct{ Kind, Ref string }
 func (e *NotFoundError) Error() string {
 	list := map[string]string{"container": "cri-pouch ps -a", "pod": "cri-pouch pods", "image": "cri-pouch images"}[e.Kind]
 	if list == "" {
-		list = "cri-pouch ps -a, pods or images"
+		return fmt.Sprintf("no %s %q, `cri-pouch ps -a`, `pods` and `images` list all", e.Kind, e.Ref)
 	}
 	return fmt.Sprintf("no %s %q, `%s` lists all", e.Kind, e.Ref, list)
 }
