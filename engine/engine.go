@@ -99,7 +99,7 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open content store below %s: %w", o.Root, err)
 	}
-	if err := cleanTempMounts(filepath.Join(o.Root, "tmpmounts")); err != nil {
+	if err := cleanTempMounts(e.TempMounts()); err != nil {
 		return nil, err
 	}
 	// No event publisher: nothing in this process subscribes to the stores' events.
@@ -124,6 +124,9 @@ func (e *Engine) With(ctx context.Context) context.Context {
 
 // Root is the folder that the engine's state is below.
 func (e *Engine) Root() string { return e.opts.Root }
+
+// TempMounts is the folder of short-lived mounts, which the next Open cleans.
+func (e *Engine) TempMounts() string { return filepath.Join(e.opts.Root, "tmpmounts") }
 
 // Close ends the collections and closes the databases. Mounts of root filesystems stay.
 func (e *Engine) Close() error {

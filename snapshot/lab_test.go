@@ -445,3 +445,29 @@ func (l *lab) snapshotsMatch(ctx context.Context) {
 		}
 	}
 }
+
+func emptyIndex() v1.ImageIndex { return empty.Index }
+
+// dockerWith is a docker archive whose image has that name, however malformed.
+func dockerWith(t *testing.T, img v1.Image, tag string) []byte {
+	t.Helper()
+	layers, err := img.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rc, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	layer, err := io.ReadAll(rc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := img.RawConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []map[string]any{{"Config": "c.json", "RepoTags": []string{tag}, "Layers": []string{"l.tar"}}}
+	return tarOf(t, file{name: "c.json", body: string(config)}, file{name: "l.tar", body: string(layer)}, file{name: "manifest.json", body: string(asJSON(t, list))})
+}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/identifiers"
 	"github.com/containerd/errdefs"
@@ -50,7 +49,7 @@ func (s *Rootfs) Mount(ctx context.Context, id string) (string, error) {
 	if err := makeMountPoint(target, info); err != nil {
 		return "", fmt.Errorf("make mount point of container %s: %w", id, err)
 	}
-	if err := mount.All(mounts, target); err != nil {
+	if err := mountRoot(mounts, target, s.eng.TempMounts()); err != nil {
 		return "", errors.Join(fmt.Errorf("mount root filesystem of container %s: %w", id, err), removeMountPoint(target))
 	}
 	failpoint.Hit("rootfs.mounted")
@@ -146,13 +145,15 @@ func unmountAll(ctx context.Context, target string) error {
 
 // holders names what keeps a mount busy, as far as it can be seen cheaply: mounts on top of it.
 func holders(target string) string {
-	on, err := mountinfo.GetMounts(mountinfo.PrefixFilter(target + "/"))
-	if err != nil || len(on) == 0 {
-		return "by a process"
-	}
+	on, err := mountinfo.GetMounts(mountinfo.PrefixFilter(target))
 	var names []string
 	for _, m := range on {
-		names = append(names, m.Mountpoint)
+		if m.Mountpoint != target {
+			names = append(names, m.Mountpoint)
+		}
+	}
+	if err != nil || len(names) == 0 {
+		return "by a process"
 	}
 	return "mounts " + strings.Join(names, ", ")
 }
