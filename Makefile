@@ -51,10 +51,11 @@ $(BIN)/pouch-init:
 	@mkdir -p $(BIN)
 	$(MAKE) --no-print-directory -C init OUT=$@
 
-# The same program with its failpoints compiled in, for the tests that kill it at a named step.
+# The daemon looks for its helpers beside itself. The same program with its failpoints compiled in, for the tests that kill it at a named step.
 .PHONY: build-tests
 build-tests: build
 	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS) failpoints" -ldflags '$(LDFLAGS)' -o $(BUILD)/failpoints/cri-pouch ./cmd/cri-pouch
+	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/failpoints/
 
 .PHONY: generate
 generate: ## generate the code of cri/api and shim/api from their .proto files (needs protoc)
@@ -87,6 +88,7 @@ test-integration: build-tests ## integration tests against the built binaries, a
 test-race: test-unit ## unit tests, then the integration tests against a daemon built with the race detector
 	$(MAKE) --no-print-directory build-tests
 	$(GO) build -race -tags "$(TAGS) failpoints" -ldflags '-X main.version=$(VERSION)' -o $(BUILD)/race/cri-pouch ./cmd/cri-pouch
+	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/race/
 	CRI_POUCH_TEST_DAEMON=$(BUILD)/race/cri-pouch \
 	  $(GO) test -race -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
 

@@ -61,6 +61,8 @@ func Prepare(t testing.TB, options ...Option) *Node {
 	NeedRoot(t)
 	dir := top(t)
 	o := lab.Options{Binary: filepath.Join(dir, "bin/cri-pouch"), CNIBin: filepath.Join(dir, "build/cni/bin")}
+	// CRI_POUCH_TEST_CGROUPS=systemd: systemd makes the cgroups, where it runs the machine.
+	o.Systemd = os.Getenv("CRI_POUCH_TEST_CGROUPS") == "systemd"
 	if b := os.Getenv("CRI_POUCH_TEST_DAEMON"); b != "" {
 		o.Binary = b
 	}

@@ -51,7 +51,7 @@ func (d *Daemon) Start(ctx context.Context, env ...string) error {
 	if d.Running() {
 		return errors.New("the daemon runs already")
 	}
-	if err := os.WriteFile(filepath.Join(d.lab.Dir, "config.toml"), []byte(d.lab.Config), 0o644); err != nil {
+	if err := d.lab.writeConfig(); err != nil {
 		return err
 	}
 	ready, path, err := d.listenNotify()

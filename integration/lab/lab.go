@@ -26,6 +26,7 @@ type Options struct {
 	Config   string   // TOML of the daemon's configuration file
 	Root     string   // the daemon's root folder; empty: one of the lab's own
 	NoCNI    bool     // the folder of the CNI configuration stays empty
+	Systemd  bool     // cgroups are made by systemd, not by writing to cgroupfs
 	Registry RegistryOptions
 }
 
@@ -112,7 +113,28 @@ func (l *Lab) CNIConfDir() string { return filepath.Join(l.Dir, "cni") }
 func (l *Lab) LogDir() string { return filepath.Join(l.Dir, "logs") }
 
 // CgroupParent is the parent of the pods' cgroups, for LinuxPodSandboxConfig.CgroupParent.
-func (l *Lab) CgroupParent() string { return "/" + l.Name }
+func (l *Lab) CgroupParent() string {
+	if l.Systemd {
+		return l.Name + ".slice"
+	}
+	return "/" + l.Name
+}
+
+// writeConfig writes the daemon's configuration: the lab's own part, and beside it the test's.
+func (l *Lab) writeConfig() error {
+	driver := "cgroupfs"
+	if l.Systemd {
+		driver = "systemd"
+	}
+	drop := filepath.Join(l.Dir, "config.d")
+	if err := os.MkdirAll(drop, 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(drop, "10-lab.toml"), fmt.Appendf(nil, "[runtime]\ncgroup_driver = %q\n", driver), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(l.Dir, "config.toml"), []byte(l.Config), 0o644)
+}
 
 func (l *Lab) registryDir() string { return filepath.Join(l.Dir, "certs.d") }
 
