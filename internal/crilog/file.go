@@ -4,6 +4,7 @@
 package crilog
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,11 +23,11 @@ type File struct {
 	mu     sync.Mutex
 	file   *os.File
 	closed bool
-	broken bool // the present failure has been reported
+	broken bool // a failure of this file has been reported
 }
 
 // New gives the log at an absolute path; an empty path drops everything, and so does a log that Reopen has not opened
-// yet. onError is told of the first failed write and, after a write that worked again, of the next; it must not block.
+// yet. onError is told of the first failed write to each file; it must not block.
 func New(path string, onError func(error)) (*File, error) {
 	if path != "" && !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("log path %q is not absolute: %w", path, errdefs.ErrInvalidArgument)
@@ -110,17 +111,16 @@ func (f *File) append(records []byte) {
 	}
 	n, err := f.file.Write(records)
 	if err == nil {
-		f.broken = false
 		return
 	}
-	if n > 0 { // half a record would spoil the next one
-		if st, serr := f.file.Stat(); serr == nil && st.Size() >= int64(n) {
-			_ = f.file.Truncate(st.Size() - int64(n))
+	if half := int64(n - bytes.LastIndexByte(records[:n], '\n') - 1); half > 0 { // it would spoil the next record
+		if st, serr := f.file.Stat(); serr == nil && st.Size() >= half {
+			_ = f.file.Truncate(st.Size() - half)
 		}
 	}
 	if !f.broken {
 		f.broken = true
-		f.onError(fmt.Errorf("write log %s, output is lost until it works again: %w", f.path, err))
+		f.onError(fmt.Errorf("write log %s, output is lost while this lasts: %w", f.path, err))
 	}
 }
 

@@ -1,0 +1,165 @@
+package client_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/shim/client"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+func alive(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(b), ") Z ")
+}
+
+func TestDeathOfTheShim(t *testing.T) {
+	l := newLab(t)
+	pids := []int{l.shell("running", "sleep 1000"), l.shell("busy", "while :; do sleep 0.001; done")}
+	created, err := l.client.Create(l.ctx, l.request("created", l.spec("created", "true")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := l.spec("host-pids", "sh", "-c", "sleep 1000 & sleep 1000")
+	shared.Linux.Namespaces = slices.DeleteFunc(shared.Linux.Namespaces, isPID)
+	pids = append(pids, created, l.run(l.request("host-pids", shared)))
+	paused := l.shell("paused", "sleep 1000")
+	if err := l.client.Pause(l.ctx, "paused"); err != nil {
+		t.Fatal(err)
+	}
+	pids = append(pids, paused)
+	all, err := l.client.Pids(l.ctx, "host-pids")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all {
+		pids = append(pids, int(p))
+	}
+	events, err := l.client.Events(l.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := l.client.Pid()
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	for range events { // closed when the connection breaks
+	}
+	if _, err := l.client.List(l.ctx); err != nil && !errdefs.IsUnavailable(err) {
+		t.Errorf("List during the replacement: %v", err)
+	}
+	l.eventually("a new shim is there", func() bool { return l.client.Pid() != 0 && l.client.Pid() != first })
+	lost := l.client.Lost()
+	slices.Sort(lost)
+	want := []string{"busy", "created", "host-pids", "paused", "running"}
+	if !slices.Equal(lost, want) {
+		t.Errorf("lost: %v", lost)
+	}
+	events, err = l.client.Events(l.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for range want {
+		e := <-events
+		if e.Type != task.EventLost {
+			t.Errorf("event %+v", e)
+		}
+		told = append(told, e.ID)
+	}
+	slices.Sort(told)
+	if !slices.Equal(told, want) {
+		t.Errorf("events told of %v", told)
+	}
+	for _, pid := range pids {
+		l.eventually(fmt.Sprintf("process %d is gone", pid), func() bool { return !alive(pid) })
+	}
+	if list, err := l.client.List(l.ctx); err != nil || len(list) != 0 {
+		t.Errorf("the new shim holds %v, %v", list, err)
+	}
+	for _, id := range want {
+		l.gone(id)
+	}
+	l.shell("running", "exit 4") // the same ID again
+	if exit := l.finish("running"); exit.Code != 4 {
+		t.Errorf("code %d", exit.Code)
+	}
+	if slices.Contains(l.client.Lost(), "running") {
+		t.Error("one that was created again is still lost")
+	}
+}
+
+func TestWaitFailsWhenTheShimDies(t *testing.T) {
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	result := make(chan error, 1)
+	go func() {
+		_, err := l.client.Wait(l.ctx, "c", "")
+		result <- err
+	}()
+	if err := unix.Kill(l.client.Pid(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !errdefs.IsUnavailable(err) && !errdefs.IsNotFound(err) {
+		t.Errorf("Wait gave %v", err)
+	}
+	l.eventually("a new shim is there", func() bool { return l.client.Pid() != 0 })
+}
+
+func TestTheShimOutlivesItsClientAndSignals(t *testing.T) {
+	l := newLab(t)
+	pid := l.shell("c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done")
+	shim := l.client.Pid()
+	if err := l.client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
+		if err := unix.Kill(shim, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := len(l.log("c"))
+	l.eventually("the log goes on", func() bool { return len(l.log("c")) > before+5 })
+	again, err := client.Start(l.ctx, l.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.client = again
+	if again.Pid() != shim {
+		t.Errorf("shim %d took the place of %d", again.Pid(), shim)
+	}
+	info, err := again.State(l.ctx, "c")
+	if err != nil || info.Pid != pid || info.Status != task.Running {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := again.Shutdown(l.ctx); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Shutdown with a container: %v", err)
+	}
+	l.kill("c")
+	l.finish("c")
+	if err := again.Shutdown(l.ctx); err != nil {
+		t.Error(err)
+	}
+	l.client = nil
+	l.eventually("the shim is gone", func() bool { return errors.Is(unix.Kill(shim, 0), unix.ESRCH) })
+}
+
+func TestASecondShimIsRefused(t *testing.T) {
+	l := newLab(t)
+	shim := l.client.Pid()
+	second, err := client.Start(l.ctx, l.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if second.Pid() != shim {
+		t.Errorf("two shims: %d and %d", shim, second.Pid())
+	}
+}

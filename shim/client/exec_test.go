@@ -1,0 +1,190 @@
+package client_test
+
+import (
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// fifo makes a FIFO and opens it for reading and writing, so that neither side waits for the other.
+func (l *lab) fifo(name string) (string, *os.File) {
+	l.t.Helper()
+	path := filepath.Join(l.state, name)
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { f.Close() })
+	return path, f
+}
+
+func (l *lab) process(args ...string) []byte {
+	b, err := json.Marshal(&specs.Process{
+		Args: args, Cwd: "/", Env: []string{"PATH=/bin"}, NoNewPrivileges: true,
+		Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return b
+}
+
+// exec runs a command to its end and gives what it wrote.
+func (l *lab) exec(id string, args ...string) (string, task.Exit) {
+	l.t.Helper()
+	execID := "x" + strings.ReplaceAll(time.Now().Format("150405.000000000"), ".", "")
+	path, out := l.fifo(execID)
+	if _, err := l.client.Exec(l.ctx, task.ExecRequest{ID: id, ExecID: execID, Process: l.process(args...), Stdout: path, Stderr: path}); err != nil {
+		l.t.Fatal(err)
+	}
+	exit, err := l.client.Wait(l.ctx, id, execID)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := l.client.DeleteExec(l.ctx, id, execID); err != nil {
+		l.t.Fatal(err)
+	}
+	_ = out.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // all is in the pipe by now
+	b, _ := io.ReadAll(out)
+	return string(b), exit
+}
+
+func TestExec(t *testing.T) {
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	t.Run("output and code", func(t *testing.T) {
+		out, exit := l.exec("c", "sh", "-c", "echo hello; echo oops >&2; exit 9")
+		if out != "hello\noops\n" || exit.Code != 9 {
+			t.Errorf("%q, code %d", out, exit.Code)
+		}
+	})
+	t.Run("is in the container's cgroups", func(t *testing.T) {
+		out, _ := l.exec("c", "sh", "-c", "cat /proc/self/cgroup")
+		first, _ := l.exec("c", "cat", "/proc/1/cgroup")
+		if out != first || !strings.Contains(out, ":memory:/\n") && !strings.Contains(out, "0::/\n") {
+			t.Errorf("exec in %q, init in %q", out, first)
+		}
+	})
+	t.Run("stdin ends", func(t *testing.T) {
+		in, w := l.fifo("in")
+		path, out := l.fifo("in-out")
+		_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "in", Process: l.process("cat"), Stdin: in, Stdout: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.WriteString("typed"); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if exit, err := l.client.Wait(l.ctx, "c", "in"); err != nil || exit.Code != 0 {
+			t.Fatalf("%+v, %v", exit, err)
+		}
+		b := make([]byte, 100)
+		if n, _ := out.Read(b); string(b[:n]) != "typed" {
+			t.Errorf("cat gave %q", b[:n])
+		}
+	})
+	t.Run("kill takes the children along", func(t *testing.T) {
+		before, err := l.client.Pids(l.ctx, "c")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "tree", Process: l.process("sh", "-c", "(sleep 900 & sleep 901) & sleep 902 & wait")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := func() int {
+			pids, err := l.client.Pids(l.ctx, "c")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(pids)
+		}
+		l.eventually("the exec has its children", func() bool { return count() >= len(before)+4 })
+		if err := l.client.DeleteExec(l.ctx, "c", "tree"); !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("delete while it runs: %v", err)
+		}
+		if err := l.client.KillExec(l.ctx, "c", "tree", uint32(unix.SIGKILL), true); err != nil {
+			t.Fatal(err)
+		}
+		if exit, err := l.client.Wait(l.ctx, "c", "tree"); err != nil || exit.Code != 137 {
+			t.Errorf("%+v, %v", exit, err)
+		}
+		l.eventually("its children are gone", func() bool { return count() == len(before) })
+	})
+	t.Run("errors name the program and leave nothing", func(t *testing.T) {
+		for _, program := range []string{"no-such", "/bin/not-executable"} {
+			_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "bad", Process: l.process(program)})
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), program) {
+				t.Errorf("%s: %v", program, err)
+			}
+			if _, err := l.client.Wait(l.ctx, "c", "bad"); !errdefs.IsNotFound(err) {
+				t.Errorf("%s is left: %v", program, err)
+			}
+		}
+	})
+	l.kill("c")
+	l.finish("c")
+}
+
+func TestExecWithTerminal(t *testing.T) {
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	in, w := l.fifo("in")
+	path, out := l.fifo("out")
+	_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "tty", Terminal: true, Process: l.process("sh", "-c", "tty; read x; stty size; echo got $x"), Stdin: in, Stdout: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.client.ResizePty(l.ctx, "c", "tty", 132, 43); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.WriteString("word\n"); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := l.client.Wait(l.ctx, "c", "tty"); err != nil || exit.Code != 0 {
+		t.Fatalf("%+v, %v", exit, err)
+	}
+	_ = out.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	b, _ := io.ReadAll(out)
+	for _, want := range []string{"/dev/pts/", "43 132", "got word"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%q is not in %q", want, b)
+		}
+	}
+	l.kill("c")
+	l.finish("c")
+}
+
+func TestNoDescriptorLeaksIntoAContainer(t *testing.T) {
+	l := newLab(t)
+	l.shell("noise", "sleep 1000") // so that the shim has FIFOs and pidfds of another one
+	l.shell("c", "ls /proc/self/fd | wc -l; ls -l /proc/self/fd; echo end; sleep 1000")
+	l.eventually("the list is written", func() bool {
+		return strings.Contains(l.text("c", "stdout"), "fd/3") || strings.Count(l.text("c", "stdout"), " -> ") >= 4
+	})
+	// 0, 1, 2 and the one that lists
+	if text := l.text("c", "stdout"); !strings.HasPrefix(text, "4\n") {
+		t.Errorf("init has other descriptors:\n%s", text)
+	}
+	if out, _ := l.exec("c", "sh", "-c", "ls /proc/self/fd | wc -l"); out != "4\n" {
+		t.Errorf("an exec'd process has %q descriptors", out)
+	}
+	for _, id := range []string{"noise", "c"} {
+		l.kill(id)
+		l.finish(id)
+	}
+}
