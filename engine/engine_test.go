@@ -187,6 +187,56 @@ func TestOpenCleansUpAndCollectsOnlyWhenAllowed(t *testing.T) {
 	}
 }
 
+func TestFolderOfACreateThatWasCutOff(t *testing.T) {
+	root := t.TempDir()
+	e := open(t, root)
+	if err := create(context.Background(), e, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// The number after the last one given (the probe of Open has had the first).
+	next := filepath.Join(root, "overlayfs", "snapshots", "3")
+	if err := os.MkdirAll(filepath.Join(next, "fs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, root)
+	if err := create(context.Background(), e, "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.StartCollecting(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if dirs := snapshotDirs(t, root); len(dirs) != 2 {
+		t.Errorf("folders are %v, want those of a and b", dirs)
+	}
+}
+
+func TestDatabaseThatDoesNotKnowTheSnapshotsIsRefused(t *testing.T) {
+	root := t.TempDir()
+	e := open(t, root)
+	for _, id := range []string{"a", "b"} {
+		if err := create(context.Background(), e, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(root, "overlayfs", "metadata.db")); err != nil {
+		t.Fatal(err)
+	}
+	before := snapshotDirs(t, root)
+	_, err := Open(context.Background(), options(root))
+	if !errdefs.IsDataLoss(err) || !strings.Contains(err.Error(), "does not know") {
+		t.Errorf("error is %v", err)
+	}
+	if after := snapshotDirs(t, root); len(after) != len(before) {
+		t.Errorf("folders were %v and are %v", before, after)
+	}
+}
+
 func TestRemovalsAreCollectedSoon(t *testing.T) {
 	root := t.TempDir()
 	e := open(t, root)

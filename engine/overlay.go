@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -42,8 +45,8 @@ func openOverlay(root string) (*overlayBackend, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Close(); err != nil {
-		return nil, fmt.Errorf("close database %s: %w", path, err)
+	if err := errors.Join(setAsideUncommitted(db, filepath.Join(root, "snapshots")), db.Close()); err != nil {
+		return nil, fmt.Errorf("check snapshots below %s: %w", root, err)
 	}
 	ms, err := storage.NewMetaStore(path, func(o *bolt.Options) error {
 		*o = *boltOptions()
@@ -57,6 +60,50 @@ func openOverlay(root string) (*overlayBackend, error) {
 		return nil, errors.Join(fmt.Errorf("open snapshots below %s: %w", root, err), ms.Close())
 	}
 	return &overlayBackend{Snapshotter: sn, ms: ms}, nil
+}
+
+// setAsideUncommitted renames the folder of a snapshot whose making was cut off between the folder's rename and the
+// commit: its number will be given again, and the folder would be in the way. Nothing is deleted here. The snapshotter
+// makes folders inside its write transaction, so that there is one at most; more mean that the database is not the one
+// that the folders were made with, and that a collection would delete what running containers stand on.
+func setAsideUncommitted(db *bolt.DB, dir string) error {
+	var last uint64
+	if err := db.View(func(tx *bolt.Tx) error {
+		if v1 := tx.Bucket([]byte("v1")); v1 != nil {
+			if b := v1.Bucket([]byte("snapshots")); b != nil {
+				last = b.Sequence()
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var ahead []string
+	for _, e := range entries {
+		if n, err := strconv.ParseUint(e.Name(), 10, 64); err == nil && n > last {
+			ahead = append(ahead, e.Name())
+		}
+	}
+	if len(ahead) > 1 {
+		return damaged(db.Path(), fmt.Errorf("it does not know the snapshots %s", strings.Join(ahead, ", ")))
+	}
+	for _, name := range ahead {
+		aside, err := os.MkdirTemp(dir, "new-") // the collection deletes what has no number of a snapshot
+		if err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(dir, name), filepath.Join(aside, name)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unsupported explains why overlayfs cannot be used on root. A disk that is merely full is reported as that.
