@@ -41,7 +41,7 @@ func toCode(err error) error {
 
 // within runs fn and gives its error. When the limit passes, late is called once to make fn come to an end; if that does
 // not help within killLimit either, within gives up and reports so, and after tells when fn has returned at last.
-func within(limit time.Duration, what string, late func(), fn func() error) (err error, after <-chan struct{}) {
+func within(limit time.Duration, what string, late func(), fn func() error) (after <-chan struct{}, err error) {
 	done := make(chan struct{})
 	var result error
 	go func() {
@@ -52,7 +52,7 @@ func within(limit time.Duration, what string, late func(), fn func() error) (err
 	defer timer.Stop()
 	select {
 	case <-done:
-		return result, done
+		return done, result
 	case <-timer.C:
 	}
 	late()
@@ -60,10 +60,10 @@ func within(limit time.Duration, what string, late func(), fn func() error) (err
 	select {
 	case <-done:
 		if result == nil {
-			return nil, done
+			return done, nil
 		}
-		return fmt.Errorf("%s took longer than %s and was ended (%v): %w", what, limit, result, context.DeadlineExceeded), done
+		return done, fmt.Errorf("%s took longer than %s and was ended (%v): %w", what, limit, result, context.DeadlineExceeded)
 	case <-timer.C:
-		return fmt.Errorf("%s took longer than %s and cannot be ended: %w", what, limit, context.DeadlineExceeded), done
+		return done, fmt.Errorf("%s took longer than %s and cannot be ended: %w", what, limit, context.DeadlineExceeded)
 	}
 }

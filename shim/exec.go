@@ -102,7 +102,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 		release()
 		return 0, err
 	}
-	err, after := within(createLimit, "exec", e.killLate, e.launch)
+	after, err := within(createLimit, "exec", e.killLate, e.launch)
 	select {
 	case <-after:
 		release()
@@ -114,6 +114,10 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	}
 	if err != nil {
 		return 0, explain(err)
+	}
+	if ctx.Err() != nil { // nobody would ever wait for it
+		err := e.kill(unix.SIGKILL, true)
+		return 0, errors.Join(fmt.Errorf("the caller gave up: %w", ctx.Err()), err)
 	}
 	return e.process.pid, nil
 }

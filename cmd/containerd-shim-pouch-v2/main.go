@@ -76,6 +76,9 @@ func serve(state string, verbose bool) error {
 	if err != nil {
 		return err
 	}
+	if err := file.CatchStderr(); err != nil {
+		return err
+	}
 	log.WithField("pid", os.Getpid()).WithField("version", version).Info("shim serves")
 	err = server.Serve(context.Background())
 	log.WithError(err).Info("shim ends")

@@ -153,7 +153,7 @@ func (l *lab) leftCgroups(id string) []string {
 
 func (l *lab) makeRootfs() {
 	l.t.Helper()
-	for _, d := range []string{"bin", "dev", "proc", "sys", "tmp", "etc", "root"} {
+	for _, d := range []string{"bin", "dev", "proc", "sys", "tmp", "etc", "root", "v"} {
 		if err := os.MkdirAll(filepath.Join(l.rootfs, d), 0o755); err != nil {
 			l.t.Fatal(err)
 		}
