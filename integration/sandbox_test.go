@@ -231,7 +231,9 @@ func TestPidNamespaces(t *testing.T) {
 	pod := func(mode runtime.NamespaceMode) *harness.Pod {
 		return n.RunPod(t, func(c *runtime.PodSandboxConfig) { c.Linux.SecurityContext.NamespaceOptions.Pid = mode })
 	}
-	pidNS := func(c *harness.Container) string { return strings.TrimSpace(c.Exec(t, "readlink", "/proc/self/ns/pid")) }
+	pidNS := func(c *harness.Container) string {
+		return strings.TrimSpace(c.Exec(t, "readlink", "/proc/self/ns/pid"))
+	}
 	node, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		t.Fatal(err)

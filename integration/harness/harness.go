@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/leak"
 )
 
 // Image names of every node's registry; version 2 shares its first layer with version 1.
@@ -22,6 +23,7 @@ const (
 // Node is a running cri-pouch with its registry and network.
 type Node struct {
 	*lab.Lab
+	before *leak.Snapshot // what there was when the daemon had first started
 }
 
 // Option changes what a node is made of.
@@ -73,7 +75,6 @@ func Prepare(t testing.TB, options ...Option) *Node {
 	needFile(t, filepath.Join(o.CNIBin, "bridge"), "make deps")
 	needFile(t, lab.Busybox, "apt-get install busybox-static")
 
-	checkLeaks := takeLeaks(t)
 	l, err := lab.New(t.Context(), o)
 	if err != nil {
 		t.Fatalf("make a lab: %v", err)
@@ -83,11 +84,10 @@ func Prepare(t testing.TB, options ...Option) *Node {
 		if t.Failed() {
 			t.Logf("the daemon's log ends with:\n%s", l.Daemon.LogTail(8000))
 		}
-		n.checkEmpty(t)
+		n.checkLeaks(t)
 		if err := l.Close(context.Background()); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
-		checkLeaks()
 	})
 	for tag, version := range map[string]string{"busybox:1": "one", "busybox:2": "two"} {
 		img, err := lab.BusyboxImage(version, nil)
@@ -108,6 +108,9 @@ func (n *Node) StartDaemon(t testing.TB, env ...string) {
 	defer cancel()
 	if err := n.Daemon.Start(ctx, env...); err != nil {
 		t.Fatalf("start the daemon: %v", err)
+	}
+	if n.before == nil {
+		n.before = n.takeLeaks(t)
 	}
 }
 

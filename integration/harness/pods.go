@@ -64,13 +64,18 @@ func (n *Node) RunPod(t testing.TB, edits ...func(*runtime.PodSandboxConfig)) *P
 // RunPodConfig is RunPod with a whole configuration.
 func (n *Node) RunPodConfig(t testing.TB, c *runtime.PodSandboxConfig) *Pod {
 	t.Helper()
+	p := n.runPod(t, c)
+	t.Cleanup(func() { p.Remove(t) })
+	return p
+}
+
+func (n *Node) runPod(t testing.TB, c *runtime.PodSandboxConfig) *Pod {
+	t.Helper()
 	r, err := n.Daemon.Runtime.RunPodSandbox(Context(t), &runtime.RunPodSandboxRequest{Config: c})
 	if err != nil {
 		t.Fatalf("RunPodSandbox %s: %v", c.Metadata.Name, err)
 	}
-	p := &Pod{ID: r.PodSandboxId, Config: c, Node: n}
-	t.Cleanup(func() { p.Remove(t) })
-	return p
+	return &Pod{ID: r.PodSandboxId, Config: c, Node: n}
 }
 
 // Remove stops and removes the pod; it can be repeated.

@@ -211,7 +211,7 @@ func (d *Daemon) Shims() ([]int, error) {
 	return pids, nil
 }
 
-// end stops the daemon, then its shim, by force where they do not go by themselves.
+// end stops the daemon, then its shim: a shim stays by design, so it is killed.
 func (d *Daemon) end(ctx context.Context) error {
 	var errs []error
 	if d.Running() {
@@ -229,7 +229,7 @@ func (d *Daemon) end(ctx context.Context) error {
 		return errors.Join(append(errs, err)...)
 	}
 	for _, pid := range pids {
-		if err := endProcess(ctx, pid, 5*time.Second); err != nil {
+		if err := endProcess(ctx, pid); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -63,6 +63,8 @@ func NewRegistry(o RegistryOptions) (*Registry, error) {
 	r := &Registry{RegistryOptions: o, Addr: l.Addr().String(), granted: fmt.Sprintf("token-%d", time.Now().UnixNano())}
 	r.store = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	r.server = &http.Server{Handler: r, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
+	// A kept connection would look like a descriptor that the daemon has leaked.
+	r.server.SetKeepAlivesEnabled(false)
 	if o.TLS {
 		cert, ca, err := selfSigned()
 		if err != nil {

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endProcess sends SIGTERM, and SIGKILL when the process is still there after grace. It is reached through a pidfd, so
-// that a pid that was given to another process in the meantime is not hit.
-func endProcess(ctx context.Context, pid int, grace time.Duration) error {
+// endProcess kills a process and waits until it is gone. It is reached through a pidfd, so that a pid that was given to
+// another process in the meantime is not hit.
+func endProcess(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -27,18 +27,16 @@ func endProcess(ctx context.Context, pid int, grace time.Duration) error {
 		return fmt.Errorf("open process %d: %w", pid, err)
 	}
 	defer unix.Close(fd)
-	for _, sig := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
-		if err := unix.PidfdSendSignal(fd, sig, nil, 0); errors.Is(err, unix.ESRCH) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("send %s to process %d: %w", unix.SignalName(sig), pid, err)
-		}
-		ended, err := awaitPidfd(ctx, fd, grace)
-		if err != nil || ended {
-			return err
-		}
+	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); errors.Is(err, unix.ESRCH) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("kill process %d: %w", pid, err)
 	}
-	return fmt.Errorf("process %d is still there after SIGKILL", pid)
+	ended, err := awaitPidfd(ctx, fd, 10*time.Second)
+	if err == nil && !ended {
+		err = fmt.Errorf("process %d is still there after SIGKILL", pid)
+	}
+	return err
 }
 
 func awaitPidfd(ctx context.Context, fd int, limit time.Duration) (bool, error) {
@@ -84,6 +82,36 @@ func cgroupDirs(name string) ([]string, error) {
 	return dirs, nil
 }
 
+// Cgroups gives the cgroups below the pods' parent, by path, of all hierarchies.
+func (l *Lab) Cgroups() ([]string, error) {
+	dirs, err := cgroupDirs(l.Name)
+	below := dirs[:0]
+	for _, dir := range dirs {
+		if base := filepath.Base(dir); base != l.Name && base != l.Name+".slice" {
+			below = append(below, dir)
+		}
+	}
+	return below, err
+}
+
+// Processes gives the processes in these cgroups as "PID COMMAND".
+func (l *Lab) Processes() ([]string, error) {
+	dirs, err := cgroupDirs(l.Name)
+	seen := map[string]bool{}
+	var found []string
+	for _, dir := range dirs {
+		b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		for _, pid := range strings.Fields(string(b)) {
+			comm, err := os.ReadFile(filepath.Join("/proc", pid, "comm"))
+			if err == nil && !seen[pid] {
+				seen[pid] = true
+				found = append(found, pid+" "+strings.TrimSpace(string(comm)))
+			}
+		}
+	}
+	return found, err
+}
+
 // removeCgroups ends the processes below the lab's cgroup parent and removes it. Only a test that failed leaves any.
 func removeCgroups(name string) error {
 	dirs, err := cgroupDirs(name)
@@ -98,7 +126,7 @@ func removeCgroups(name string) error {
 			if err != nil || pid == 0 {
 				continue
 			}
-			if err := endProcess(context.Background(), pid, time.Second); err != nil {
+			if err := endProcess(context.Background(), pid); err != nil {
 				errs = append(errs, err)
 			}
 		}
