@@ -2,6 +2,8 @@ package harness
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +28,7 @@ func (n *Node) takeLeaks(t testing.TB) *leak.Snapshot {
 	first := n.processes()
 	return leak.Take(t, leak.Scope{
 		MountDirs: []string{n.Dir},
-		FileDirs:  []string{n.RootDir(), n.StateDir()},
+		FileDirs:  []string{filepath.Join(n.RootDir(), "cni"), n.StateDir()},
 		CNIDirs:   []string{n.Network.IPAM},
 		Link:      func(_, master string) bool { return master == n.Network.Bridge },
 		Rule:      func(rule string) bool { return strings.Contains(rule, n.Network.Name) },
@@ -37,9 +39,27 @@ func (n *Node) takeLeaks(t testing.TB) *leak.Snapshot {
 		Held: map[string]func() ([]string, error){
 			"cgroup":            n.Cgroups,
 			"process of a test": n.Processes,
+			"blob":              n.entries("engine/content/blobs/sha256"),
+			"ingest":            n.entries("engine/content/ingest"),
+			"snapshot's folder": n.entries("engine/overlayfs/snapshots"),
 		},
 		Settle: Patience(5 * time.Second),
 	})
+}
+
+// entries lists a folder of the daemon's root; one that is not there is empty.
+func (n *Node) entries(dir string) func() ([]string, error) {
+	return func() ([]string, error) {
+		list, err := os.ReadDir(filepath.Join(n.RootDir(), dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		var names []string
+		for _, e := range list {
+			names = append(names, e.Name())
+		}
+		return names, err
+	}
 }
 
 // processes gives the pids of daemon and shim.

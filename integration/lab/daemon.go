@@ -229,7 +229,7 @@ func (d *Daemon) end(ctx context.Context) error {
 		return errors.Join(append(errs, err)...)
 	}
 	for _, pid := range pids {
-		if err := endProcess(ctx, pid); err != nil {
+		if err := KillProcess(ctx, pid); err != nil {
 			errs = append(errs, err)
 		}
 	}

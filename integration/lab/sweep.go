@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// endProcess kills a process and waits until it is gone. It is reached through a pidfd, so that a pid that was given to
+// KillProcess kills a process and waits until it is gone. It is reached through a pidfd, so that a pid that was given to
 // another process in the meantime is not hit.
-func endProcess(ctx context.Context, pid int) error {
+func KillProcess(ctx context.Context, pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -126,7 +126,7 @@ func removeCgroups(name string) error {
 			if err != nil || pid == 0 {
 				continue
 			}
-			if err := endProcess(context.Background(), pid); err != nil {
+			if err := KillProcess(context.Background(), pid); err != nil {
 				errs = append(errs, err)
 			}
 		}
