@@ -22,6 +22,9 @@ import (
 // then kept are no leak.
 func (n *Node) takeLeaks(t testing.TB) *leak.Snapshot {
 	t.Helper()
+	if _, err := n.Daemon.Runtime.Version(Context(t), &runtime.VersionRequest{}); err != nil { // connects
+		t.Fatal(err)
+	}
 	if !n.NoCNI {
 		n.warmUp(t)
 	}
