@@ -63,10 +63,6 @@ func TestBadContainersAreRefused(t *testing.T) {
 	n := harness.Start(t)
 	p := n.RunPod(t)
 	n.Pull(t, harness.Busybox)
-	file := filepath.Join(n.Dir, "file")
-	if err := os.WriteFile(file, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
 	missing := filepath.Join(n.Dir, "not-there")
 	for name, x := range map[string]struct {
 		edit func(*runtime.ContainerConfig)
@@ -81,8 +77,6 @@ func TestBadContainersAreRefused(t *testing.T) {
 		"mount of a missing path": {func(c *runtime.ContainerConfig) {
 			c.Mounts = []*runtime.Mount{{HostPath: missing, ContainerPath: "/x"}}
 		}, missing},
-			c.Mounts = []*runtime.Mount{{HostPath: file, ContainerPath: "x/../../y"}}
-		}, "x/../../y"},
 		"image volume": {func(c *runtime.ContainerConfig) {
 			c.Mounts = []*runtime.Mount{{Image: &runtime.ImageSpec{Image: harness.Busybox}, ContainerPath: "/x"}}
 		}, "image"},

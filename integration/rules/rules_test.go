@@ -8,6 +8,7 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -249,4 +250,35 @@ func TestFilesStaySmall(t *testing.T) {
 			t.Errorf("%s has %d lines, %d are enough", name, lines, limit)
 		}
 	})
+}
+
+// Each failpoint is hit by a test, or stands here with the reason why it need not be.
+func TestEveryFailpointIsTested(t *testing.T) {
+	called := regexp.MustCompile(`failpoint\.Hit\("([^"]+)"\)`)
+	tests := ""
+	var names []string
+	sources(t, func(name string) {
+		if !strings.HasSuffix(name, ".go") {
+			return
+		}
+		b, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			tests += string(b)
+			return
+		}
+		for _, m := range called.FindAllSubmatch(b, -1) {
+			names = append(names, string(m[1]))
+		}
+	})
+	if len(names) == 0 {
+		t.Fatal("no failpoint found")
+	}
+	for _, name := range names {
+		if !strings.Contains(tests, `"`+name+`"`) {
+			t.Errorf("no test kills the daemon at %s", name)
+		}
+	}
 }
