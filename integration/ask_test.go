@@ -107,3 +107,6 @@ func ownerOf(t testing.TB, path string) uint32 {
 }
 
 func itoa(i int) string { return strconv.Itoa(i) }
+
+// gone says whether err means that the object does not exist.
+func gone(err error) bool { return status.Code(err) == codes.NotFound }

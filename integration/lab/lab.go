@@ -33,13 +33,12 @@ type Options struct {
 // Lab is a daemon with everything around it.
 type Lab struct {
 	Options
-	Name     string // unique on the machine; bridge, cgroup and folders carry it
-	Dir      string // folder of everything below
-	Network  *Network
-	Images   *Registry
-	Daemon   *Daemon
-	undo     undo.Stack
-	endpoint string
+	Name    string // unique on the machine; bridge, cgroup and folders carry it
+	Dir     string // folder of everything below
+	Network *Network
+	Images  *Registry
+	Daemon  *Daemon
+	undo    undo.Stack
 }
 
 // New makes the surroundings and a daemon that is not started yet. On an error nothing is left behind.

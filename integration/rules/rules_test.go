@@ -59,8 +59,9 @@ func listPackages(t *testing.T) []goPackage {
 var mayImport = map[string][]string{
 	"cmd/cri-pouch":                {"server", "cri/api"},
 	"cmd/containerd-shim-pouch-v2": {"shim"},
-	"server":                       {"cri", "snapshot", "network", "richcontainer", "hooks", "engine", "shim/client", "shim/task"},
-	"cri":                          {"snapshot", "network", "richcontainer", "hooks", "shim/task"},
+	"server":                       {"cri", "cri/api", "snapshot", "network", "richcontainer", "hooks", "engine", "shim/client", "shim/task"},
+	"cri/api":                      {},
+	"cri":                          {"snapshot", "network", "richcontainer", "hooks", "cri/api", "shim/task"},
 	"snapshot":                     {"engine"},
 	"network":                      {},
 	"richcontainer":                {},
@@ -69,7 +70,7 @@ var mayImport = map[string][]string{
 	"shim/task":                    {},
 	"shim/api":                     {},
 	"shim/client":                  {"shim/api", "shim/task"},
-	"shim":                         {"shim/api"},
+	"shim":                         {"shim/api", "shim/task"},
 	"internal":                     {},
 }
 
