@@ -102,6 +102,12 @@ quickstart: deps build ## a pod with two containers, one of them replaced in pla
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart ./integration/quickstart
 	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin
 
+.PHONY: lab
+lab: build ## a daemon on a throwaway root with a network and two images, for trying by hand; until Ctrl-C (as root)
+	@mkdir -p $(BUILD)
+	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/labd ./integration/labd
+	@exec $(BUILD)/labd -bin $(BIN) -cni-bin $(BUILD)/cni/bin
+
 .PHONY: bench
 bench: ## Go benchmarks of the packages (figures of whole pods: docs/performance.md)
 	$(GO) test -tags "$(TAGS)" -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
