@@ -1,0 +1,123 @@
+package cri
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+)
+
+// index finds sandboxes and containers in memory; it is rebuilt from the records at start.
+type index struct {
+	mu         sync.RWMutex
+	sandboxes  map[string]*sandbox
+	containers map[string]*container
+}
+
+func newIndex() *index {
+	return &index{sandboxes: map[string]*sandbox{}, containers: map[string]*container{}}
+}
+
+func (x *index) addSandbox(sb *sandbox) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.sandboxes[sb.id] = sb
+}
+
+func (x *index) dropSandbox(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.sandboxes, id)
+}
+
+func (x *index) addContainer(c *container) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.containers[c.id] = c
+}
+
+func (x *index) dropContainer(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.containers, id)
+}
+
+// sandbox finds a sandbox by ID or by a unique prefix of it. One that no client was told of is not found by prefix.
+func (x *index) sandbox(id string) (*sandbox, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return find("sandbox", x.sandboxes, id, func(sb *sandbox) bool { return sb.listed.Load() })
+}
+
+// container finds a container by ID or by a unique prefix of it.
+func (x *index) container(id string) (*container, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return find("container", x.containers, id, func(c *container) bool { return c.listed.Load() })
+}
+
+func find[T any](what string, m map[string]T, id string, listed func(T) bool) (T, error) {
+	if v, ok := m[id]; ok {
+		return v, nil
+	}
+	var zero T
+	if id == "" {
+		return zero, fmt.Errorf("the request names no %s: %w", what, errdefs.ErrInvalidArgument)
+	}
+	var found []string
+	for full, v := range m {
+		if strings.HasPrefix(full, id) && listed(v) {
+			found = append(found, full)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return zero, fmt.Errorf("%s %q: %w", what, id, errdefs.ErrNotFound)
+	case 1:
+		return m[found[0]], nil
+	}
+	return zero, fmt.Errorf("%s %q is the beginning of %d IDs, give more of it: %w", what, id, len(found), errdefs.ErrInvalidArgument)
+}
+
+// listedSandboxes gives what lists show, oldest first.
+func (x *index) listedSandboxes() []*sandbox {
+	x.mu.RLock()
+	var all []*sandbox
+	for _, sb := range x.sandboxes {
+		if sb.listed.Load() {
+			all = append(all, sb)
+		}
+	}
+	x.mu.RUnlock()
+	slices.SortFunc(all, func(a, b *sandbox) int { return a.created.Compare(b.created) })
+	return all
+}
+
+// listedContainers gives what lists show, oldest first.
+func (x *index) listedContainers() []*container {
+	x.mu.RLock()
+	var all []*container
+	for _, c := range x.containers {
+		if c.listed.Load() {
+			all = append(all, c)
+		}
+	}
+	x.mu.RUnlock()
+	slices.SortFunc(all, func(a, b *container) int { return a.created.Compare(b.created) })
+	return all
+}
+
+// containersOf gives all containers of a sandbox, also those in no list.
+func (x *index) containersOf(sandboxID string) []*container {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var all []*container
+	for _, c := range x.containers {
+		if c.sandboxID == sandboxID {
+			all = append(all, c)
+		}
+	}
+	return all
+}

@@ -1,0 +1,123 @@
+package cri
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/flight"
+	"github.com/cri-pouch/cri-pouch/network"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// usersMax is the weight of exclusive use of a sandbox.
+const usersMax = 1 << 30
+
+// sandbox is a sandbox in memory: its record and what guards it.
+type sandbox struct {
+	id      string
+	created time.Time
+	listed  atomic.Bool
+	// use is held with weight 1 by who works in the sandbox (create and start of a container), with usersMax by who
+	// takes it down.
+	use *semaphore.Weighted
+	// stopping refuses new work as soon as somebody wants to take the sandbox down.
+	stopping     atomic.Bool
+	stop, remove flight.Flight
+	// holding serialises the start of the pid namespace's holder.
+	holding sync.Mutex
+
+	mu  sync.Mutex
+	rec model.Sandbox
+}
+
+func newSandbox(rec model.Sandbox) *sandbox {
+	return &sandbox{id: rec.ID, created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
+}
+
+// record is a copy of the record; its maps and slices are never written to.
+func (sb *sandbox) record() model.Sandbox {
+	sb.mu.Lock()
+	defer sb.mu.Unlock()
+	return sb.rec
+}
+
+func (sb *sandbox) ready() bool {
+	return sb.record().State == model.SandboxReady && !sb.stopping.Load()
+}
+
+// pod is what package network knows of the sandbox.
+func (sb *sandbox) pod() network.Pod {
+	return networkPod(sb.record())
+}
+
+// container is a container in memory: its record and what cannot outlive a boot.
+type container struct {
+	id, sandboxID string
+	created       time.Time
+	listed        atomic.Bool
+	// op is held by a start, a removal, and for a moment by a stop.
+	op            *semaphore.Weighted
+	start, remove flight.Flight
+
+	mu        sync.Mutex
+	rec       model.Container
+	status    task.Status
+	startedAt time.Time
+	pid       int
+	removing  bool
+	lastCPU   cpuReading
+
+	ended   chan struct{} // closed when rec.End is set
+	cleaned chan struct{} // closed when shim and mount let go of it
+	endOnce sync.Once
+}
+
+func newContainer(rec model.Container) *container {
+	c := &container{
+		id: rec.ID, sandboxID: rec.SandboxID, created: rec.CreatedAt, rec: rec, status: task.Created, op: semaphore.NewWeighted(1),
+		ended: make(chan struct{}), cleaned: make(chan struct{}),
+	}
+	if rec.End != nil {
+		c.status, c.startedAt = task.Stopped, rec.End.StartedAt
+		close(c.ended)
+	}
+	return c
+}
+
+// view is a consistent copy of a container.
+type view struct {
+	rec       model.Container
+	status    task.Status
+	startedAt time.Time
+	pid       int
+	removing  bool
+}
+
+func (c *container) view() view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return view{c.rec, c.status, c.startedAt, c.pid, c.removing}
+}
+
+// awaitEnd waits until the container has ended, for at most limit (0: as long as ctx lasts), and says whether it did.
+func (c *container) awaitEnd(ctx context.Context, limit time.Duration) (bool, error) {
+	var late <-chan time.Time
+	if limit > 0 {
+		t := time.NewTimer(limit)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-c.ended:
+		return true, nil
+	case <-late:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
