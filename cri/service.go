@@ -3,7 +3,9 @@
 package cri
 
 import (
-	"context"
+	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -13,23 +15,32 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
+// Limits of the work that goes on when its client has given up. The kubelet waits 4 minutes for RunPodSandbox and 2 for
+// the others.
+const (
+	sandboxLimit   = 4 * time.Minute
+	containerLimit = 2 * time.Minute
+	undoLimit      = time.Minute
+	// defaultUntold is how long an object that no client was told of waits for a retry.
+	defaultUntold = 5 * time.Minute
+)
+
 // Options are the parts that a Service is made of.
 type Options struct {
-	StateDir       string // tmpfs folder of the daemon, as /run/cri-pouch
-	Version        string // of this program
-	PouchInit      string // path of the pouch-init binary
-	SystemdCgroup  bool
-	DefaultHandler string   // runtime handler meant by ""
-	Handlers       []string // further handler names
-	Runtime        task.Runtime
-	Network        Network
-	Images         Images
-	Rootfs         Rootfs
-	Records        SandboxRecords
-	Spec           *spec.Builder
-	Log            *logrus.Entry
-	// UnansweredTimeout is how long a created object whose client gave up is kept for a retry (5 minutes).
-	UnansweredTimeoutSeconds int
+	StateDir      string // tmpfs folder of the daemon, as /run/cri-pouch
+	Version       string // of this program
+	PouchInit     string // path of the pouch-init binary
+	SystemdCgroup bool
+	Handlers      []string // runtime handler names besides ""
+	Runtime       task.Runtime
+	Network       Network
+	Images        Images
+	Rootfs        Rootfs
+	Records       SandboxRecords
+	Spec          *spec.Builder
+	Log           *logrus.Entry
+	// UntoldTimeout is how long a created object whose client gave up is kept for a retry; 0 means 5 minutes.
+	UntoldTimeout time.Duration
 }
 
 // Service answers CRI and pouch.v1.
@@ -39,12 +50,35 @@ type Service struct {
 	pouchv1.UnimplementedPouchServer
 
 	Options
+	index          *index
+	sandboxNames   *names
+	containerNames *names
+	clock          ticker
+	chores         *chores
+	events         *broadcast
+	bootID         string
 }
 
-// New puts a Service together. Recover must be called before it serves.
+// New puts a Service together. Recover must be called before it serves, Close when it has stopped serving.
 func New(o Options) *Service {
-	return &Service{Options: o}
+	if o.UntoldTimeout == 0 {
+		o.UntoldTimeout = defaultUntold
+	}
+	return &Service{
+		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), bootID: readBootID(),
+		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
+	}
 }
 
-// Recover rebuilds the indexes from the records and what the shim knows, and finishes or undoes what was cut off.
-func (s *Service) Recover(ctx context.Context) error { return nil }
+// Close ends the background work; containers go on.
+func (s *Service) Close() { s.chores.stop() }
+
+// knownHandler says whether name is a runtime handler of this node.
+func (s *Service) knownHandler(name string) bool {
+	return name == "" || slices.Contains(s.Handlers, name)
+}
+
+// bundleDir is where a container's OCI bundle stands.
+func (s *Service) bundleDir(id string) string {
+	return filepath.Join(s.StateDir, "containers", id)
+}
