@@ -1,0 +1,234 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/undo"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+	"github.com/cri-pouch/cri-pouch/snapshot"
+)
+
+// CreateContainer prepares a container in a ready sandbox: root filesystem, specification, record. The same request again
+// gets the same container until that is started.
+func (s *Service) CreateContainer(ctx context.Context, r *runtime.CreateContainerRequest) (*runtime.CreateContainerResponse, error) {
+	sb, err := s.index.sandbox(r.GetPodSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := containerConfig(r.GetConfig())
+	if err != nil {
+		return nil, err
+	}
+	digest := containerDigest(sb.id, cfg)
+	id, err := s.containerNames.create(ctx, containerName(sb.id, cfg), digest, s.containerMaker(sb, cfg, digest))
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.CreateContainerResponse{ContainerId: id}, nil
+}
+
+func (s *Service) containerMaker(sb *sandbox, cfg model.ContainerConfig, digest string) maker {
+	return maker{
+		what: "container", limit: containerLimit,
+		make: func(ctx context.Context) (string, error) { return s.makeContainer(ctx, sb, cfg, digest) },
+		destroy: func(ctx context.Context, id string) error {
+			c, err := s.index.container(id)
+			if err != nil {
+				return nil
+			}
+			return s.removeContainer(ctx, c)
+		},
+		reusable: func(id string) bool {
+			c, err := s.index.container(id)
+			return err == nil && c.view().status == task.Created && sb.ready()
+		},
+		tell: func(id string) {
+			if c, err := s.index.container(id); err == nil {
+				if !c.listed.Swap(true) {
+					s.publish(runtime.ContainerEventType_CONTAINER_CREATED_EVENT, id, c.sandboxID)
+				}
+			}
+		},
+	}
+}
+
+// enter takes part in the sandbox's use: until leave is called nobody takes the sandbox down.
+func (s *Service) enter(ctx context.Context, sb *sandbox) (leave func(), err error) {
+	if err := sb.use.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("sandbox %s is being stopped: %w", sb.id, err)
+	}
+	if !sb.ready() {
+		sb.use.Release(1)
+		return nil, fmt.Errorf("sandbox %s is stopped, run a new one: %w", sb.id, errdefs.ErrFailedPrecondition)
+	}
+	return func() { sb.use.Release(1) }, nil
+}
+
+// makeContainer does the work of CreateContainer: everything, or nothing and an error.
+func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.ContainerConfig, digest string) (_ string, err error) {
+	leave, err := s.enter(ctx, sb)
+	if err != nil {
+		return "", err
+	}
+	defer leave()
+	if ns := cfg.Security.Namespaces; ns.PID == model.ModeTarget {
+		if _, err := s.targetPID(ctx, sb, ns.TargetID); err != nil {
+			return "", err
+		}
+	}
+	img, err := s.Images.Get(ctx, cfg.ImageSpec)
+	if err != nil {
+		return "", fmt.Errorf("image %q of container %q is not here, pull it first: %w", cfg.ImageSpec, cfg.Name, err)
+	}
+	sbRec := sb.record()
+	rec := model.Container{
+		ID: newID(), SandboxID: sb.id, CreatedAt: s.clock.now(), Config: cfg, RequestDigest: digest,
+		ImageID: img.ID, ImageRef: imageRef(img, cfg.UserImage), LogPath: logPath(sbRec.Config, cfg),
+	}
+	var steps undo.Stack
+	defer func() {
+		if err != nil {
+			s.undoContainer(ctx, rec.ID, &steps)
+		}
+	}()
+	if err := s.newRootfs(ctx, sbRec, rec, img, &steps); err != nil {
+		return "", err
+	}
+	out, err := s.prepare(ctx, sb, rec, img, &steps)
+	if err != nil {
+		return "", err
+	}
+	rec.User, rec.Argv, rec.StopSignal = out.User, out.Argv, out.StopSignal
+	failpoint.Hit("container.prepared")
+	steps.Keep()
+	s.index.addContainer(newContainer(rec))
+	return rec.ID, nil
+}
+
+// newRootfs makes snapshot and record in one commit.
+func (s *Service) newRootfs(ctx context.Context, sb model.Sandbox, rec model.Container, img snapshot.Image, steps *undo.Stack) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode record of container %s: %w", rec.ID, err)
+	}
+	req := snapshot.NewRootfs{ID: rec.ID, ImageID: img.ID, Manifest: img.Manifest, ChainID: img.ChainID, Record: b}
+	if u := sb.Config.Namespaces.User; u != nil {
+		for _, m := range u.UIDs {
+			req.UIDs = append(req.UIDs, snapshot.IDMapping(m))
+		}
+		for _, m := range u.GIDs {
+			req.GIDs = append(req.GIDs, snapshot.IDMapping(m))
+		}
+	}
+	steps.Add("remove root filesystem", func(ctx context.Context) error { return s.Rootfs.Remove(ctx, rec.ID) })
+	if err := s.Rootfs.Create(ctx, req); err != nil {
+		return err
+	}
+	failpoint.Hit("container.recorded")
+	return nil
+}
+
+// prepare mounts the root filesystem and writes the bundle.
+func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container, img snapshot.Image, steps *undo.Stack) (spec.Output, error) {
+	root, err := s.Rootfs.Mount(ctx, rec.ID)
+	if err != nil {
+		return spec.Output{}, err
+	}
+	failpoint.Hit("container.mounted")
+	sbRec, pod := sb.record(), sb.pod()
+	out, err := s.Spec.Build(ctx, spec.Input{
+		ID: rec.ID, Sandbox: sbRec.Config, SandboxID: sb.id, Config: rec.Config, Image: img.Config, Rootfs: root,
+		Namespaces: s.Network.Namespaces(pod), Files: s.Network.Files(sb.id), Shm: s.Network.Shm(pod),
+		PIDNamespace: pidNamespaceAtStart(rec.Config),
+	})
+	if err != nil {
+		return out, err
+	}
+	if rec.LogPath != "" {
+		if err := os.MkdirAll(filepath.Dir(rec.LogPath), 0o755); err != nil {
+			return out, fmt.Errorf("make log directory of container %s: %w", rec.ID, err)
+		}
+	}
+	dir := s.bundleDir(rec.ID)
+	steps.Add("remove bundle", func(context.Context) error { return os.RemoveAll(dir) })
+	return out, s.writeSpec(rec.ID, out.Spec)
+}
+
+// undoContainer takes back a container that failed half way; what cannot be taken back now is tried again.
+func (s *Service) undoContainer(ctx context.Context, id string, steps *undo.Stack) {
+	if err := steps.Run(ctx, undoLimit); err != nil {
+		s.Log.WithField("container", id).WithError(err).Warn("cannot undo a failed CreateContainer completely yet")
+		s.chores.run("undo the failed container "+id, 0, func(ctx context.Context) error {
+			if err := s.Rootfs.Remove(ctx, id); err != nil {
+				return err
+			}
+			return os.RemoveAll(s.bundleDir(id))
+		})
+	}
+}
+
+// writeSpec writes a container's config.json, on tmpfs: it cannot outlive a boot.
+func (s *Service) writeSpec(id string, sp *specs.Spec) error {
+	b, err := json.Marshal(sp)
+	if err != nil {
+		return fmt.Errorf("encode specification of container %s: %w", id, err)
+	}
+	dir := s.bundleDir(id)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make bundle of container %s: %w", id, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+		return fmt.Errorf("write specification of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// readSpec reads it back.
+func (s *Service) readSpec(id string) (*specs.Spec, error) {
+	b, err := os.ReadFile(filepath.Join(s.bundleDir(id), "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read specification of container %s: %w", id, err)
+	}
+	sp := &specs.Spec{}
+	if err := json.Unmarshal(b, sp); err != nil {
+		return nil, fmt.Errorf("decode specification of container %s: %w", id, err)
+	}
+	return sp, nil
+}
+
+// logPath is the absolute path of the container's log; empty where the client asked for none.
+func logPath(sb model.SandboxConfig, c model.ContainerConfig) string {
+	if sb.LogDirectory == "" || c.LogPath == "" {
+		return ""
+	}
+	return filepath.Join(sb.LogDirectory, c.LogPath)
+}
+
+// imageRef is the image's digest in the repository that the client named, which the kubelet publishes as imageID; else
+// in another repository, else the image's ID.
+func imageRef(img snapshot.Image, asked string) string {
+	if named, err := reference.ParseDockerRef(asked); err == nil {
+		for _, d := range img.RepoDigests {
+			if strings.HasPrefix(d, named.Name()+"@") {
+				return d
+			}
+		}
+	}
+	if len(img.RepoDigests) > 0 {
+		return img.RepoDigests[0]
+	}
+	return img.ID
+}

@@ -1,0 +1,117 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// The reasons of a container's end, as the kubelet shows them.
+const (
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOMKilled  = "OOMKilled"
+	reasonStartError = "StartError"
+	reasonLost       = "Lost"
+	// lostCode stands for an exit code that nobody can know.
+	lostCode = 255
+)
+
+// exited notes the end of a container that ran.
+func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
+	startedAt := c.view().startedAt
+	if startedAt.IsZero() { // it ended before StartContainer had the shim's answer
+		if info, err := s.Runtime.State(ctx, c.id); err == nil {
+			startedAt = info.StartedAt
+		}
+	}
+	s.finish(ctx, c, model.End{
+		StartedAt: startedAt, FinishedAt: exit.ExitedAt, ExitCode: int32(exit.Code), Reason: exitReason(exit),
+	})
+}
+
+// lost notes a container whose shim died with it, or that did not survive a reboot.
+func (s *Service) lost(ctx context.Context, c *container, message string) {
+	s.finish(ctx, c, model.End{
+		StartedAt: c.view().startedAt, FinishedAt: time.Now().UTC(), ExitCode: lostCode, Reason: reasonLost, Message: message,
+	})
+}
+
+func exitReason(exit task.Exit) string {
+	switch {
+	case exit.Code == 0:
+		return reasonCompleted
+	case exit.OOMKilled:
+		return reasonOOMKilled
+	}
+	return reasonError
+}
+
+// finish ends a container once: the end is made durable, then visible, then shim and mount are let go. Deleting before
+// recording could run a container twice after a crash.
+func (s *Service) finish(ctx context.Context, c *container, end model.End) {
+	c.endOnce.Do(func() {
+		c.mu.Lock()
+		if c.rec.End != nil {
+			c.mu.Unlock()
+			return
+		}
+		if end.StartedAt.IsZero() {
+			end.StartedAt = c.startedAt
+		}
+		rec := c.rec
+		rec.End = &end
+		c.mu.Unlock()
+		err := s.putContainer(ctx, rec)
+		failpoint.Hit("container.end-recorded")
+		c.mu.Lock()
+		c.rec, c.status, c.startedAt = rec, task.Stopped, end.StartedAt
+		c.mu.Unlock()
+		close(c.ended)
+		log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
+		s.publish(runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id, c.sandboxID)
+		log.WithField("code", end.ExitCode).WithField("reason", end.Reason).Info("container ended")
+		if err != nil {
+			log.WithError(err).Warn("cannot record the end of the container yet, will try again")
+		}
+		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error {
+			if err != nil {
+				if err = s.putContainer(ctx, rec); err != nil {
+					return err
+				}
+			}
+			return s.letGo(ctx, c)
+		})
+	})
+}
+
+// letGo takes an ended container out of the shim and unmounts its root filesystem.
+func (s *Service) letGo(ctx context.Context, c *container) error {
+	if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err := s.Rootfs.Unmount(ctx, c.id); err != nil {
+		return err
+	}
+	close(c.cleaned)
+	return nil
+}
+
+func (s *Service) putContainer(ctx context.Context, rec model.Container) error {
+	b, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode record of container %s: %w", rec.ID, err)
+	}
+	if err := s.Rootfs.Update(ctx, rec.ID, b); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("write record of container %s: %w", rec.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+const (
+	// execOutputMax bounds each stream of an ExecSync, as the kubelet's own buffers are; the rest is read and dropped, so
+	// that the command does not block.
+	execOutputMax = 16 << 20
+	// execCleanup bounds what follows the end of an ExecSync.
+	execCleanup = 10 * time.Second
+)
+
+// ExecSync runs a command in a running container and gives its output and exit code. Past its timeout (seconds, 0: none)
+// the command is killed and the error is DeadlineExceeded.
+func (s *Service) ExecSync(ctx context.Context, r *runtime.ExecSyncRequest) (*runtime.ExecSyncResponse, error) {
+	if len(r.GetCmd()) == 0 {
+		return nil, fmt.Errorf("exec in container %s: the command is empty: %w", r.GetContainerId(), errdefs.ErrInvalidArgument)
+	}
+	if r.GetTimeout() < 0 {
+		return nil, fmt.Errorf("exec in container %s: the timeout of %d s is negative: %w", r.GetContainerId(), r.GetTimeout(), errdefs.ErrInvalidArgument)
+	}
+	c, err := s.runningContainer(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	x, err := s.newExec(c, r.GetCmd())
+	if err != nil {
+		return nil, err
+	}
+	defer x.close()
+	if d := time.Duration(r.GetTimeout()) * time.Second; d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	return x.run(ctx)
+}
+
+// runningContainer finds a container and insists that it runs.
+func (s *Service) runningContainer(id string) (*container, error) {
+	c, err := s.index.container(id)
+	if err != nil {
+		return nil, err
+	}
+	if v := c.view(); v.status != task.Running && v.status != task.Paused {
+		return nil, fmt.Errorf("container %s is not running but %s: %w", c.id, v.status, errdefs.ErrFailedPrecondition)
+	}
+	return c, nil
+}
+
+// syncExec is one ExecSync under way.
+type syncExec struct {
+	s              *Service
+	container      *container
+	req            task.ExecRequest
+	dir            string
+	stdout, stderr *fifo
+}
+
+// newExec makes the FIFOs and the process of an exec.
+func (s *Service) newExec(c *container, cmd []string) (_ *syncExec, err error) {
+	sp, err := s.readSpec(c.id)
+	if err != nil {
+		return nil, err
+	}
+	process, err := json.Marshal(s.Spec.Exec(sp, cmd, false))
+	if err != nil {
+		return nil, fmt.Errorf("encode process of exec in container %s: %w", c.id, err)
+	}
+	id := newID()
+	x := &syncExec{s: s, container: c, dir: filepath.Join(s.StateDir, "exec", id)}
+	if err := os.MkdirAll(x.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make folder of exec in container %s: %w", c.id, err)
+	}
+	defer func() {
+		if err != nil {
+			x.close()
+		}
+	}()
+	if x.stdout, err = newFIFO(filepath.Join(x.dir, "stdout")); err != nil {
+		return nil, err
+	}
+	if x.stderr, err = newFIFO(filepath.Join(x.dir, "stderr")); err != nil {
+		return nil, err
+	}
+	x.req = task.ExecRequest{ID: c.id, ExecID: id, Process: process, Stdout: x.stdout.path, Stderr: x.stderr.path}
+	return x, nil
+}
+
+// run starts the process, collects its output and waits for its end.
+func (x *syncExec) run(ctx context.Context) (*runtime.ExecSyncResponse, error) {
+	if _, err := x.s.Runtime.Exec(ctx, x.req); err != nil {
+		return nil, x.failure(ctx, err)
+	}
+	defer x.forget(ctx)
+	x.stdout.collect(execOutputMax)
+	x.stderr.collect(execOutputMax)
+	exit, err := x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
+	if err != nil {
+		x.kill(ctx)
+		return nil, x.failure(ctx, err)
+	}
+	// What the process wrote is in the FIFOs; what its background children may write later does not belong to it.
+	return &runtime.ExecSyncResponse{Stdout: x.stdout.finish(), Stderr: x.stderr.finish(), ExitCode: int32(exit.Code)}, nil
+}
+
+// failure names the command; a timeout is DeadlineExceeded, which the kubelet's probes look for.
+func (x *syncExec) failure(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("exec in container %s did not end in time and was killed: %w", x.req.ID, ctx.Err())
+	}
+	return fmt.Errorf("exec in container %s: %w", x.req.ID, err)
+}
+
+// kill ends the process with its children and waits until it is gone.
+func (x *syncExec) kill(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execCleanup)
+	defer cancel()
+	if err := x.s.Runtime.KillExec(ctx, x.req.ID, x.req.ExecID, uint32(syscall.SIGKILL), true); err != nil {
+		if !gone(err) {
+			x.s.Log.WithField("container", x.req.ID).WithError(err).Warn("cannot kill an exec past its timeout")
+		}
+		return
+	}
+	_, _ = x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
+}
+
+func (x *syncExec) forget(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execCleanup)
+	defer cancel()
+	if err := x.s.Runtime.DeleteExec(ctx, x.req.ID, x.req.ExecID); err != nil && !errdefs.IsNotFound(err) {
+		x.s.Log.WithField("container", x.req.ID).WithError(err).Warn("cannot forget an ended exec")
+	}
+}
+
+func (x *syncExec) close() {
+	for _, f := range []*fifo{x.stdout, x.stderr} {
+		if f != nil {
+			f.close()
+		}
+	}
+	_ = os.RemoveAll(x.dir)
+}

@@ -1,0 +1,57 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+)
+
+// RemoveContainer removes a container, ending it first where it runs. It can be repeated; an unknown one is removed.
+func (s *Service) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
+	c, err := s.index.container(r.GetContainerId())
+	if errdefs.IsNotFound(err) {
+		return &runtime.RemoveContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.removeContainer(ctx, c); err != nil {
+		return nil, err
+	}
+	return &runtime.RemoveContainerResponse{}, nil
+}
+
+func (s *Service) removeContainer(ctx context.Context, c *container) error {
+	return c.remove.Do(ctx, containerLimit, func(ctx context.Context) error {
+		if err := c.op.Acquire(ctx, 1); err != nil {
+			return fmt.Errorf("wait for the start of container %s: %w", c.id, err)
+		}
+		defer c.op.Release(1)
+		if _, err := s.index.container(c.id); errdefs.IsNotFound(err) {
+			return nil
+		}
+		c.mu.Lock()
+		c.removing = true
+		c.mu.Unlock()
+		if err := s.killContainer(ctx, c); err != nil {
+			return err
+		}
+		failpoint.Hit("container.remove-ended")
+		if err := s.Rootfs.Remove(ctx, c.id); err != nil {
+			return err
+		}
+		failpoint.Hit("container.remove-rootfs")
+		if err := os.RemoveAll(s.bundleDir(c.id)); err != nil {
+			return fmt.Errorf("remove bundle of container %s: %w", c.id, err)
+		}
+		s.index.dropContainer(c.id)
+		s.publish(runtime.ContainerEventType_CONTAINER_DELETED_EVENT, c.id, c.sandboxID)
+		s.containerNames.release(containerName(c.sandboxID, c.view().rec.Config), c.id)
+		return nil
+	})
+}

@@ -1,0 +1,126 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// startErrorCode is the exit code of a container whose program never ran: as Created it would escape the kubelet's
+// back-off.
+const startErrorCode = 128
+
+// startedMark is the file in a bundle that says that a start was begun: after a restart it tells a container that never
+// ran from one that was lost.
+const startedMark = "started"
+
+// StartContainer runs the container's program. A retry joins the start in progress; a running container is started.
+func (s *Service) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
+	c, err := s.index.container(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	err = c.start.Do(ctx, containerLimit, func(ctx context.Context) error { return s.startContainer(ctx, c) })
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.StartContainerResponse{}, nil
+}
+
+func (s *Service) startContainer(ctx context.Context, c *container) error {
+	if err := c.op.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("container %s is busy: %w", c.id, err)
+	}
+	defer c.op.Release(1)
+	switch v := c.view(); {
+	case v.removing:
+		return fmt.Errorf("container %s is being removed: %w", c.id, errdefs.ErrFailedPrecondition)
+	case v.status == task.Stopped:
+		return fmt.Errorf("container %s has ended already, create its next attempt: %w", c.id, errdefs.ErrFailedPrecondition)
+	case v.status != task.Created:
+		return nil
+	}
+	sb, err := s.index.sandbox(c.sandboxID)
+	if err != nil {
+		return err
+	}
+	leave, err := s.enter(ctx, sb)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return s.launch(ctx, sb, c)
+}
+
+// launch creates the container in the shim and starts it; a failure ends it for good.
+func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
+	rec := c.view().rec
+	sp, err := s.readSpec(c.id)
+	if err != nil {
+		return err
+	}
+	changed, err := s.joinPIDNamespace(ctx, sb, rec, sp)
+	if err == nil && changed {
+		err = s.writeSpec(c.id, sp)
+	}
+	if err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	if err := os.WriteFile(filepath.Join(s.bundleDir(c.id), startedMark), nil, 0o600); err != nil {
+		return fmt.Errorf("mark container %s as started: %w", c.id, err)
+	}
+	failpoint.Hit("container.marked")
+	pid, err := s.Runtime.Create(ctx, task.CreateRequest{
+		ID: c.id, Bundle: s.bundleDir(c.id), LogPath: rec.LogPath, Terminal: rec.Config.TTY,
+		Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: s.SystemdCgroup,
+	})
+	if err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	failpoint.Hit("container.created")
+	c.mu.Lock()
+	c.pid = pid
+	c.mu.Unlock()
+	startedAt, err := s.Runtime.Start(ctx, c.id)
+	if err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	failpoint.Hit("container.started")
+	c.mu.Lock()
+	c.startedAt = startedAt
+	running := c.status == task.Created // a short-lived one may have ended meanwhile
+	if running {
+		c.status = task.Running
+	}
+	c.mu.Unlock()
+	if running {
+		s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
+	}
+	return nil
+}
+
+// startFailed ends a container whose program could not be run and gives the error for the client.
+func (s *Service) startFailed(ctx context.Context, c *container, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoLimit)
+	defer cancel()
+	if errdefs.IsUnavailable(cause) { // the shim is being replaced: nothing ran, the client tries again
+		return fmt.Errorf("start container %s: %w", c.id, cause)
+	}
+	_ = s.Runtime.Kill(ctx, c.id, uint32(syscall.SIGKILL), true)
+	if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
+		s.Log.WithField("container", c.id).WithError(err).Warn("cannot delete a container that failed to start")
+	}
+	now := time.Now().UTC()
+	s.finish(ctx, c, model.End{StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: cause.Error()})
+	return fmt.Errorf("start container %s: %w", c.id, cause)
+}

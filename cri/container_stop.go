@@ -1,0 +1,71 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/signal"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// StopContainer sends the stop signal, waits for the grace period (seconds), then kills. It can be repeated; an unknown or
+// ended container is stopped already.
+func (s *Service) StopContainer(ctx context.Context, r *runtime.StopContainerRequest) (*runtime.StopContainerResponse, error) {
+	c, err := s.index.container(r.GetContainerId())
+	if errdefs.IsNotFound(err) {
+		return &runtime.StopContainerResponse{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.stopContainer(ctx, c, time.Duration(r.GetTimeout())*time.Second); err != nil {
+		return nil, err
+	}
+	return &runtime.StopContainerResponse{}, nil
+}
+
+func (s *Service) stopContainer(ctx context.Context, c *container, grace time.Duration) error {
+	if err := c.op.Acquire(ctx, 1); err != nil { // a start in progress comes first
+		return fmt.Errorf("wait for the start of container %s: %w", c.id, err)
+	}
+	c.op.Release(1)
+	v := c.view()
+	switch v.status {
+	case task.Stopped:
+		return s.awaitCleaned(ctx, c)
+	case task.Created:
+		return nil
+	}
+	if grace > 0 {
+		sig, err := signal.ParseSignal(v.rec.StopSignal)
+		if err != nil {
+			sig = syscall.SIGTERM
+		}
+		if err := s.Runtime.Kill(ctx, c.id, uint32(sig), false); err != nil && !gone(err) {
+			return fmt.Errorf("send %s to container %s: %w", v.rec.StopSignal, c.id, err)
+		}
+		ended, err := c.awaitEnd(ctx, grace)
+		if err != nil {
+			return fmt.Errorf("wait for the end of container %s: %w", c.id, err)
+		}
+		if ended {
+			return s.awaitCleaned(ctx, c)
+		}
+	}
+	return s.killContainer(ctx, c)
+}
+
+// awaitCleaned waits until the ended container's mount is gone, so that the kubelet can unmount volumes.
+func (s *Service) awaitCleaned(ctx context.Context, c *container) error {
+	select {
+	case <-c.cleaned:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("clean up after container %s: %w", c.id, ctx.Err())
+	}
+}

@@ -1,0 +1,99 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// UpdateContainerResources changes the limits of a created or running container and keeps them in its record. Fields that
+// the request leaves empty stay as they are.
+func (s *Service) UpdateContainerResources(ctx context.Context, r *runtime.UpdateContainerResourcesRequest) (*runtime.UpdateContainerResourcesResponse, error) {
+	c, err := s.index.container(r.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	want := resources(r.GetLinux())
+	if want == nil {
+		return &runtime.UpdateContainerResourcesResponse{}, nil
+	}
+	if err := checkResources("linux", want); err != nil {
+		return nil, err
+	}
+	if err := c.op.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("container %s is busy: %w", c.id, err)
+	}
+	defer c.op.Release(1)
+	if err := s.updateContainer(ctx, c, want); err != nil {
+		return nil, err
+	}
+	return &runtime.UpdateContainerResourcesResponse{}, nil
+}
+
+func (s *Service) updateContainer(ctx context.Context, c *container, want *model.Resources) error {
+	v := c.view()
+	if v.status == task.Stopped || v.removing {
+		return fmt.Errorf("container %s has ended, its resources cannot be changed: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	sp, err := s.readSpec(c.id)
+	if err != nil {
+		return err
+	}
+	merged := mergeResources(v.rec.Config.Resources, want)
+	sp.Linux.Resources = s.Spec.Resources(sp.Linux.Resources, merged)
+	if v.status != task.Created {
+		b, err := json.Marshal(sp.Linux.Resources)
+		if err != nil {
+			return fmt.Errorf("encode resources of container %s: %w", c.id, err)
+		}
+		if err := s.Runtime.Update(ctx, c.id, b); err != nil {
+			return fmt.Errorf("update resources of container %s: %w", c.id, err)
+		}
+	}
+	if err := s.writeSpec(c.id, sp); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.rec.Config.Resources = merged
+	rec := c.rec
+	c.mu.Unlock()
+	return s.putContainer(ctx, rec)
+}
+
+// mergeResources lays the set fields of want over those of have.
+func mergeResources(have, want *model.Resources) *model.Resources {
+	if have == nil {
+		return want
+	}
+	out := *have
+	for _, f := range []struct {
+		to   *int64
+		from int64
+	}{
+		{&out.CPUPeriod, want.CPUPeriod}, {&out.CPUQuota, want.CPUQuota}, {&out.CPUShares, want.CPUShares},
+		{&out.MemoryLimit, want.MemoryLimit}, {&out.MemorySwap, want.MemorySwap}, {&out.OOMScoreAdj, want.OOMScoreAdj},
+	} {
+		if f.from != 0 {
+			*f.to = f.from
+		}
+	}
+	if want.CpusetCpus != "" {
+		out.CpusetCpus = want.CpusetCpus
+	}
+	if want.CpusetMems != "" {
+		out.CpusetMems = want.CpusetMems
+	}
+	if len(want.HugepageLimits) > 0 {
+		out.HugepageLimits = want.HugepageLimits
+	}
+	if len(want.Unified) > 0 {
+		out.Unified = want.Unified
+	}
+	return &out
+}

@@ -1,0 +1,95 @@
+package cri
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// eventsHeld is how many events wait for one slow reader; one that falls behind further is told so by the end of its
+// stream and lists anew, instead of missing events unseen.
+const eventsHeld = 4096
+
+// broadcast hands each event to all readers, in order, without ever waiting for one.
+type broadcast struct {
+	mu      sync.Mutex
+	readers map[chan *runtime.ContainerEventResponse]struct{}
+}
+
+func newBroadcast() *broadcast {
+	return &broadcast{readers: map[chan *runtime.ContainerEventResponse]struct{}{}}
+}
+
+// subscribe gives a channel that is closed when its reader is too slow, and the way to leave.
+func (b *broadcast) subscribe() (<-chan *runtime.ContainerEventResponse, func()) {
+	ch := make(chan *runtime.ContainerEventResponse, eventsHeld)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.readers[ch] = struct{}{}
+	return ch, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.readers, ch)
+	}
+}
+
+func (b *broadcast) send(e *runtime.ContainerEventResponse) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for ch := range b.readers {
+		select {
+		case ch <- e:
+		default:
+			delete(b.readers, ch)
+			close(ch)
+		}
+	}
+}
+
+func (b *broadcast) idle() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.readers) == 0
+}
+
+// GetContainerEvents streams what happens to containers from the call on (evented PLEG).
+func (s *Service) GetContainerEvents(_ *runtime.GetEventsRequest, stream runtime.RuntimeService_GetContainerEventsServer) error {
+	events, leave := s.events.subscribe()
+	defer leave()
+	for {
+		select {
+		case e, ok := <-events:
+			if !ok {
+				return fmt.Errorf("the reader fell more than %d events behind, subscribe and list again: %w", eventsHeld, errdefs.ErrResourceExhausted)
+			}
+			if err := stream.Send(e); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return nil
+		case <-s.chores.ctx.Done():
+			return fmt.Errorf("the daemon is stopping: %w", errdefs.ErrUnavailable)
+		}
+	}
+}
+
+// publish tells the readers of a change, with the statuses of the pod and all its listed containers. The sandbox's
+// timestamp is not part of it: see PodSandboxStatus.
+func (s *Service) publish(kind runtime.ContainerEventType, containerID, sandboxID string) {
+	if s.events.idle() {
+		return
+	}
+	e := &runtime.ContainerEventResponse{ContainerId: containerID, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
+	if sb, err := s.index.sandbox(sandboxID); err == nil {
+		e.PodSandboxStatus = sandboxStatus(sb.record())
+	}
+	for _, c := range s.index.containersOf(sandboxID) {
+		if c.listed.Load() {
+			e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c.view()))
+		}
+	}
+	s.events.send(e)
+}

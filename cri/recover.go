@@ -1,0 +1,263 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/network"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// Recover rebuilds the indexes from the records and what the shim knows, undoes what was cut off, and starts to follow
+// the shim. It must be called once, before the service serves.
+func (s *Service) Recover(ctx context.Context) error {
+	for _, dir := range []string{"containers", "exec"} {
+		if err := os.MkdirAll(filepath.Join(s.StateDir, dir), 0o711); err != nil {
+			return fmt.Errorf("make state folder: %w", err)
+		}
+	}
+	infos, err := s.Runtime.List(ctx)
+	if err != nil {
+		return fmt.Errorf("ask the shim for its containers: %w", err)
+	}
+	held := make(map[string]task.Info, len(infos))
+	for _, i := range infos {
+		held[i.ID] = i
+	}
+	cut, err := s.recoverSandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.recoverContainers(ctx, held); err != nil {
+		return err
+	}
+	s.dropStrangers(held)
+	for _, sb := range cut {
+		s.chores.run("undo sandbox "+sb.id+", whose creation was cut off", 0, func(ctx context.Context) error { return s.wipeSandbox(ctx, sb) })
+	}
+	if err := s.Network.GC(ctx, s.attachedPods(cut)); err != nil {
+		s.Log.WithError(err).Warn("CNI garbage collection failed, addresses of former pods may stay reserved")
+	}
+	s.sweepState()
+	s.chores.wg.Go(func() { s.watch(s.chores.ctx) })
+	return nil
+}
+
+// recoverSandboxes reads the sandbox records; it gives those whose creation was cut off.
+func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err error) {
+	records, err := s.Records.Sandboxes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read sandbox records: %w", err)
+	}
+	for id, b := range records {
+		var rec model.Sandbox
+		if err := json.Unmarshal(b, &rec); err != nil {
+			s.Log.WithField("pod", id).WithError(err).Error("sandbox record cannot be read, it is left alone")
+			continue
+		}
+		sb := newSandbox(rec)
+		s.index.addSandbox(sb)
+		s.clock.seen(rec.CreatedAt)
+		if rec.State == model.SandboxCreating {
+			sb.stopping.Store(true)
+			cut = append(cut, sb)
+			continue
+		}
+		sb.listed.Store(true)
+		s.sandboxNames.adopt(sandboxName(rec.Config), rec.RequestDigest, id)
+		if rec.State == model.SandboxReady && !s.survives(sb) {
+			sb.mu.Lock()
+			sb.rec.State = model.SandboxNotReady
+			sb.mu.Unlock()
+			if err := s.putSandbox(ctx, sb.record()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return cut, nil
+}
+
+// survives says whether the sandbox's namespaces are still there: after a reboot they are not.
+func (s *Service) survives(sb *sandbox) bool {
+	if sb.record().BootID != s.bootID {
+		return false
+	}
+	ns := s.Network.Namespaces(sb.pod())
+	for _, path := range []string{ns.Net, ns.IPC, ns.UTS, ns.User} {
+		if path == "" {
+			continue
+		}
+		var st syscall.Statfs_t
+		if err := syscall.Statfs(path, &st); err != nil || st.Type != nsfsMagic {
+			return false
+		}
+	}
+	return true
+}
+
+// nsfsMagic is the type of a file that pins a namespace (linux/magic.h).
+const nsfsMagic = 0x6e736673
+
+func (s *Service) recoverContainers(ctx context.Context, held map[string]task.Info) error {
+	records, err := s.Rootfs.Records(ctx)
+	if err != nil {
+		return fmt.Errorf("read container records: %w", err)
+	}
+	for id, b := range records {
+		var rec model.Container
+		if err := json.Unmarshal(b, &rec); err != nil {
+			s.Log.WithField("container", id).WithError(err).Error("container record cannot be read, it is left alone")
+			continue
+		}
+		sb, err := s.index.sandbox(rec.SandboxID)
+		if err != nil || sb.record().State == model.SandboxCreating {
+			s.removeOrphan(id, held)
+			continue
+		}
+		s.clock.seen(rec.CreatedAt)
+		s.recoverContainer(ctx, rec, held)
+	}
+	return nil
+}
+
+// recoverContainer puts one container back as the shim, the bundle and the record tell.
+func (s *Service) recoverContainer(ctx context.Context, rec model.Container, held map[string]task.Info) {
+	sp, specErr := s.readSpec(rec.ID)
+	_, markErr := os.Stat(filepath.Join(s.bundleDir(rec.ID), startedMark))
+	info, inShim := held[rec.ID]
+	if specErr != nil && rec.End == nil && !inShim && s.sameBoot(rec.SandboxID) {
+		s.removeOrphan(rec.ID, held) // its creation was cut off, nobody was told of it
+		return
+	}
+	if sp != nil && sp.Process != nil {
+		rec.User, rec.Argv = userOf(sp), sp.Process.Args
+	}
+	if rec.StopSignal == "" {
+		rec.StopSignal = s.stopSignal(ctx, rec)
+	}
+	c := newContainer(rec)
+	c.listed.Store(true)
+	s.index.addContainer(c)
+	s.containerNames.adopt(containerName(rec.SandboxID, rec.Config), rec.RequestDigest, rec.ID)
+	switch {
+	case rec.End != nil:
+		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error { return s.letGo(ctx, c) })
+	case inShim && info.Status == task.Created:
+		// Its start was cut off: the program did not run, so the container is as good as new.
+		if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
+			s.Log.WithField("container", c.id).WithError(err).Warn("cannot take back a start that was cut off")
+		}
+		_ = os.Remove(filepath.Join(s.bundleDir(c.id), startedMark))
+	case inShim:
+		c.status, c.startedAt, c.pid = info.Status, info.StartedAt, info.Pid
+		if info.Status == task.Stopped {
+			c.status = task.Running
+			s.exited(ctx, c, *info.Exit)
+		}
+	case markErr == nil:
+		s.lost(ctx, c, lostMessage)
+	case !s.sameBoot(rec.SandboxID):
+		s.lost(ctx, c, "the node was restarted")
+	}
+}
+
+func (s *Service) sameBoot(sandboxID string) bool {
+	sb, err := s.index.sandbox(sandboxID)
+	return err == nil && sb.record().BootID == s.bootID
+}
+
+// stopSignal is resolved again for a record that was written before it was known.
+func (s *Service) stopSignal(ctx context.Context, rec model.Container) string {
+	if rec.Config.StopSignal != "" {
+		return rec.Config.StopSignal
+	}
+	if img, err := s.Images.Get(ctx, rec.ImageID); err == nil && img.Config.Config.StopSignal != "" {
+		return img.Config.Config.StopSignal
+	}
+	return "SIGTERM"
+}
+
+// removeOrphan removes a container that nobody can know.
+func (s *Service) removeOrphan(id string, held map[string]task.Info) {
+	_, inShim := held[id]
+	delete(held, id)
+	s.chores.run("remove the half-made container "+id, 0, func(ctx context.Context) error {
+		if inShim {
+			if err := s.endTask(ctx, id); err != nil {
+				return err
+			}
+		}
+		if err := s.Rootfs.Remove(ctx, id); err != nil {
+			return err
+		}
+		return os.RemoveAll(s.bundleDir(id))
+	})
+}
+
+// endTask kills and deletes what the shim holds under id.
+func (s *Service) endTask(ctx context.Context, id string) error {
+	if err := s.Runtime.Kill(ctx, id, uint32(syscall.SIGKILL), true); err == nil {
+		wait, cancel := context.WithTimeout(ctx, killLimit)
+		defer cancel()
+		if _, err := s.Runtime.Wait(wait, id, ""); err != nil && !gone(err) {
+			return err
+		}
+	} else if !gone(err) {
+		return err
+	}
+	if _, err := s.Runtime.Delete(ctx, id); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
+}
+
+// dropStrangers ends what the shim holds without a record here: neither a container nor the holder of a sandbox.
+func (s *Service) dropStrangers(held map[string]task.Info) {
+	for id := range held {
+		if _, err := s.index.container(id); err == nil {
+			continue
+		}
+		if sb, err := s.index.sandbox(id); err == nil && sb.record().State == model.SandboxReady {
+			continue
+		}
+		s.Log.WithField("container", id).Warn("the shim holds a container without a record, ending it")
+		s.chores.run("end the unknown container "+id, 0, func(ctx context.Context) error { return s.endTask(ctx, id) })
+	}
+}
+
+// attachedPods are those whose attachments CNI must keep, those under undo included.
+func (s *Service) attachedPods(cut []*sandbox) []network.Pod {
+	var keep []network.Pod
+	for _, sb := range append(s.index.listedSandboxes(), cut...) {
+		if rec := sb.record(); !rec.NetworkDown && rec.Config.Namespaces.Network != model.ModeNode {
+			keep = append(keep, networkPod(rec))
+		}
+	}
+	return keep
+}
+
+// sweepState removes bundles and exec folders that belong to nothing any more.
+func (s *Service) sweepState() {
+	for _, dir := range []string{"containers", "exec"} {
+		entries, err := os.ReadDir(filepath.Join(s.StateDir, dir))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.Log.WithError(err).Warn("cannot sweep the state folder")
+		}
+		for _, e := range entries {
+			_, cErr := s.index.container(e.Name())
+			_, sErr := s.index.sandbox(e.Name())
+			if cErr != nil && sErr != nil {
+				_ = os.RemoveAll(filepath.Join(s.StateDir, dir, e.Name()))
+			}
+		}
+	}
+}

@@ -1,0 +1,83 @@
+package cri
+
+import (
+	"context"
+	"time"
+
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+// watch follows the shim's events until the service is closed. Each time the connection breaks it subscribes anew and
+// compares what the shim holds with what is known here: subscribing before listing misses nothing.
+func (s *Service) watch(ctx context.Context) {
+	for ctx.Err() == nil {
+		events, err := s.Runtime.Events(ctx)
+		if err == nil {
+			err = s.reconcile(ctx)
+		}
+		if err != nil {
+			s.Log.WithError(err).Warn("cannot follow the shim's events, will try again")
+			pause(ctx, time.Second)
+			continue
+		}
+		for e := range events {
+			s.handle(ctx, e)
+		}
+		pause(ctx, 10*time.Millisecond)
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// handle notes what happened to a container; each in a routine of its own, because it writes to disk.
+func (s *Service) handle(ctx context.Context, e task.Event) {
+	c, err := s.index.container(e.ID)
+	if err != nil {
+		return // a holder, or one that is removed
+	}
+	switch e.Type {
+	case task.EventExit:
+		s.chores.wg.Go(func() { s.exited(context.WithoutCancel(ctx), c, *e.Exit) })
+	case task.EventLost:
+		s.chores.wg.Go(func() { s.lost(context.WithoutCancel(ctx), c, lostMessage) })
+	case task.EventOOM:
+		s.Log.WithField("pod", c.sandboxID).WithField("container", c.id).Warn("the kernel's OOM killer ended a process of the container")
+	}
+}
+
+const lostMessage = "the shim died and took the container with it"
+
+// reconcile notes the ends of containers that happened while nobody listened.
+func (s *Service) reconcile(ctx context.Context) error {
+	infos, err := s.Runtime.List(ctx)
+	if err != nil {
+		return err
+	}
+	held := make(map[string]task.Info, len(infos))
+	for _, i := range infos {
+		held[i.ID] = i
+	}
+	s.index.mu.RLock()
+	var all []*container
+	for _, c := range s.index.containers {
+		all = append(all, c)
+	}
+	s.index.mu.RUnlock()
+	for _, c := range all {
+		if v := c.view(); v.status != task.Running && v.status != task.Paused {
+			continue
+		}
+		switch info, ok := held[c.id]; {
+		case !ok:
+			s.handle(ctx, task.Event{Type: task.EventLost, ID: c.id})
+		case info.Status == task.Stopped && info.Exit != nil:
+			s.handle(ctx, task.Event{Type: task.EventExit, ID: c.id, Exit: info.Exit})
+		}
+	}
+	return nil
+}
