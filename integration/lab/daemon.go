@@ -120,8 +120,9 @@ func (d *Daemon) connect() error {
 		d.conn.ResetConnectBackoff()
 		return nil
 	}
+	// The kubelet's own limit of a message.
 	conn, err := grpc.NewClient("unix://"+d.lab.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64<<20)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
 	if err != nil {
 		return err
 	}

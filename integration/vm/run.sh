@@ -29,7 +29,7 @@ else
   (cd "$main" && CGO_ENABLED=0 go test -c -tags "seccomp netgo osusergo" -o "$work/payload/integration.test" ./integration)
   mkdir -p "$work/payload/bin" "$work/payload/build/failpoints" "$work/payload/build/cni"
   cp "$main"/bin/* "$work/payload/bin/"
-  cp "$main/build/failpoints/cri-pouch" "$work/payload/build/failpoints/"
+  cp "$main"/build/failpoints/* "$work/payload/build/failpoints/"
   cp -r "$main/build/cni/bin" "$work/payload/build/cni/bin"
   {
     echo '#!/bin/bash'
