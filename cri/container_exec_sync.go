@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// execOutputMax bounds each stream of an ExecSync, as the kubelet's own buffers are; the rest is read and dropped, so
-	// that the command does not block.
-	execOutputMax = 16 << 20
+	// execOutputMax bounds the output of an ExecSync, both streams together: the kubelet takes messages of 16 MiB. The
+	// rest is read and dropped, so that the command does not block.
+	execOutputMax = 16<<20 - 4<<10
 	// execCleanup bounds what follows the end of an ExecSync.
 	execCleanup = 10 * time.Second
 )
@@ -106,8 +106,9 @@ func (x *syncExec) run(ctx context.Context) (*runtime.ExecSyncResponse, error) {
 		return nil, x.failure(ctx, err)
 	}
 	defer x.forget(ctx)
-	x.stdout.collect(execOutputMax)
-	x.stderr.collect(execOutputMax)
+	kept := newBudget(execOutputMax)
+	x.stdout.collect(kept)
+	x.stderr.collect(kept)
 	exit, err := x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
 	if err != nil {
 		x.kill(ctx)

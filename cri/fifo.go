@@ -5,20 +5,44 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// pipeMax is the largest size of a pipe (pipe(7), pipe-max-size).
+const pipeMax = 1 << 20
 
 // fifo collects what an exec'd process writes to one of its streams.
 type fifo struct {
 	path string
 	file *os.File
 
-	mu   sync.Mutex
-	buf  []byte
-	max  int
-	done chan struct{}
+	mu     sync.Mutex
+	buf    []byte
+	budget *budget
+	done   chan struct{}
+}
+
+// budget is what the streams of one exec may keep together, in bytes.
+type budget struct{ left atomic.Int64 }
+
+func newBudget(n int64) *budget {
+	b := &budget{}
+	b.left.Store(n)
+	return b
+}
+
+// take gives how many of n bytes may still be kept.
+func (b *budget) take(n int) int {
+	for {
+		left := b.left.Load()
+		got := min(int64(n), left)
+		if b.left.CompareAndSwap(left, left-got) {
+			return int(got)
+		}
+	}
 }
 
 // newFIFO makes a FIFO and opens its read end, so that the writer's open does not block.
@@ -33,10 +57,10 @@ func newFIFO(path string) (*fifo, error) {
 	return &fifo{path: path, file: os.NewFile(uintptr(fd), path)}, nil
 }
 
-// collect reads in the background, keeping at most limit bytes. It must be called when the writer has opened the FIFO:
+// collect reads in the background, keeping what the budget allows. It must be called when the writer has opened the FIFO:
 // before, a read would see the end of it.
-func (f *fifo) collect(limit int) {
-	f.max, f.done = limit, make(chan struct{})
+func (f *fifo) collect(b *budget) {
+	f.budget, f.done = b, make(chan struct{})
 	go func() {
 		defer close(f.done)
 		chunk := make([]byte, 32<<10)
@@ -53,7 +77,7 @@ func (f *fifo) collect(limit int) {
 func (f *fifo) keep(b []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.buf = append(f.buf, b[:min(len(b), f.max-len(f.buf))]...)
+	f.buf = append(f.buf, b[:f.budget.take(len(b))]...)
 }
 
 // finish gives what was written until now: it stops the reader and takes what still stands in the pipe.
@@ -73,10 +97,10 @@ func (f *fifo) finish() []byte {
 	return f.buf
 }
 
-// drain reads until the pipe is empty, at most one limit's worth: a child that writes on must not hold it up.
+// drain reads until the pipe is empty, at most what the largest pipe holds: a child that writes on must not hold it up.
 func (f *fifo) drain(fd int) {
 	chunk := make([]byte, 32<<10)
-	for total := 0; total < f.max; {
+	for total := 0; total < pipeMax; {
 		n, err := unix.Read(fd, chunk)
 		if errors.Is(err, unix.EINTR) {
 			continue
