@@ -118,6 +118,22 @@ func (n *Node) checkLeaks(t testing.TB) {
 	n.before.Check(t)
 	n.TerminateDaemon(t)
 	n.checkStore(t)
+	n.checkLog(t)
+}
+
+// checkLog fails the test for what no answer of the daemon tells: races, which a daemon built with the race detector
+// writes to its log only, and panics that were caught at the edge.
+func (n *Node) checkLog(t testing.TB) {
+	t.Helper()
+	b, err := os.ReadFile(n.Daemon.Log)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, alarm := range []string{"WARNING: DATA RACE", "panic: ", "goroutine 1 ["} {
+		if _, rest, found := strings.Cut(string(b), alarm); found {
+			t.Errorf("the daemon's log has %q:\n%s%s", alarm, alarm, rest[:min(len(rest), 6000)])
+		}
+	}
 }
 
 func (n *Node) removeImages(ctx context.Context, t testing.TB) {
