@@ -40,10 +40,12 @@ func (b *Builder) process(in Input, who model.User) (*specs.Process, error) {
 	for _, g := range who.SupplementalGroups {
 		p.User.AdditionalGids = append(p.User.AdditionalGids, uint32(g))
 	}
+	// Always set: what is not would be the shim's own, which its service manager may have made nearly immune.
+	var adj int
 	if r := in.Config.Resources; r != nil {
-		adj := int(r.OOMScoreAdj)
-		p.OOMScoreAdj = &adj
+		adj = int(r.OOMScoreAdj)
 	}
+	p.OOMScoreAdj = &adj
 	return p, nil
 }
 

@@ -253,3 +253,18 @@ func tree(t *testing.T, root string) string {
 	}
 	return out.String()
 }
+
+func TestOOMScoreIsNeverInherited(t *testing.T) {
+	for name, tc := range map[string]struct {
+		asked *model.Resources
+		want  int
+	}{
+		"no resources": {nil, 0}, "no score": {&model.Resources{}, 0}, "a score": {&model.Resources{OOMScoreAdj: 968}, 968}, "below 0": {&model.Resources{OOMScoreAdj: -998}, -998},
+	} {
+		in := input(t)
+		in.Config.Resources = tc.asked
+		if got := build(t, testNode(), in).Spec.Process.OOMScoreAdj; got == nil || *got != tc.want {
+			t.Errorf("%s: score %v, want %d", name, got, tc.want)
+		}
+	}
+}
