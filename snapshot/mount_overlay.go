@@ -18,13 +18,14 @@ const manyLayers = 16
 // mountRoot mounts what the snapshotter says at target. tmp is the folder of short-lived mounts.
 //
 // Many layers are mounted by paths relative to their common folder. containerd does so too, but its thread stays in that
-// folder, and where it is the process's first thread, which cannot end, it holds an idmapped mount there for ever.
+// folder, and where it is the process's first thread, which cannot end, it holds an idmapped mount there for ever. Nor
+// is containerd's way taken for a user namespace, whose helper process it leaves open (see userNamespace).
 func mountRoot(mounts []mount.Mount, target, tmp string) error {
 	if len(mounts) != 1 || mounts[0].Type != "overlay" {
 		return mount.All(mounts, target)
 	}
 	o := parseOverlay(mounts[0].Options)
-	if len(o.lower) < manyLayers {
+	if len(o.lower) < manyLayers && o.uidmap == "" {
 		return mount.All(mounts, target)
 	}
 	return o.mount(target, tmp)
@@ -82,7 +83,7 @@ func (o overlayOptions) mount(target, tmp string) (err error) {
 // idmapped mounts dir with the owners of a user namespace below tmp, and gives how to take that away. The overlay keeps
 // the layers' mounts by itself.
 func idmapped(dir, tmp, uidmap, gidmap string) (_ string, undo func() error, err error) {
-	ns, err := mount.GetUsernsFD(uidmap, gidmap)
+	ns, err := userNamespace(uidmap, gidmap)
 	if err != nil {
 		return "", nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 	"time"
@@ -88,6 +90,55 @@ func TestUserNamespaceSharesTheLayers(t *testing.T) {
 	bad := []IDMapping{{5, 300000, 1000}}
 	if err := l.Rootfs().Create(ctx, NewRootfs{ID: "d", ImageID: img.ID, ChainID: img.ChainID, UIDs: bad, GIDs: bad}); !errdefs.IsInvalidArgument(err) {
 		t.Errorf("a mapping without root: %v", err)
+	}
+}
+
+// The daemon mounts such a root for each container of a pod: whatever stays open of one mount adds up.
+func TestMountsInUserNamespacesLeaveNoDescriptor(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	img := l.pull(newReg(t).push("app:1", imageOf(t, layerOf(t, file{name: "f", body: "x"}))))
+	maps := []IDMapping{{0, 300000, 65536}}
+	if err := l.Rootfs().Create(ctx, NewRootfs{ID: "c", ImageID: img.ID, Manifest: img.Manifest, ChainID: img.ChainID, Record: []byte("{}"), UIDs: maps, GIDs: maps}); err != nil {
+		t.Fatal(err)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // a collection would close what is left open, and hide it
+	goruntime.GC()
+	before := pidfds(t)
+	for range 3 {
+		if _, err := l.Rootfs().Mount(ctx, "c"); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Rootfs().Unmount(ctx, "c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := pidfds(t); after != before {
+		t.Errorf("%d descriptors of processes are open, there were %d", after, before)
+	}
+	if err := l.Rootfs().Remove(ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pidfds counts this process's open descriptors of processes.
+func pidfds(t *testing.T) (n int) {
+	t.Helper()
+	for _, fd := range names(t, "/proc/self/fd") {
+		target, _ := os.Readlink(filepath.Join("/proc/self/fd", fd))
+		if strings.Contains(target, "pidfd") {
+			n++
+		}
+	}
+	return n
+}
+
+func TestMalformedMappingsAreRefused(t *testing.T) {
+	for _, list := range []string{"", "0", "0:1", "0:1:2:3", "0:-1:2", "a:1:2", "0:1:2,", "0:4294967296:1"} {
+		if ns, err := userNamespace(list, "0:1:1"); err == nil {
+			t.Errorf("%q makes a namespace", list)
+			_ = ns.Close()
+		}
 	}
 }
 
