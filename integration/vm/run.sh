@@ -33,7 +33,7 @@ else
   cp -r "$main/build/cni/bin" "$work/payload/build/cni/bin"
   {
     echo '#!/bin/bash'
-    echo 'export CRI_POUCH_TEST_ROOT=/payload CRI_POUCH_TEST_SLOW=10 HOME=/root'
+    echo "export CRI_POUCH_TEST_ROOT=/payload CRI_POUCH_TEST_SLOW=10 HOME=/root CRI_POUCH_TEST_CGROUPS=${CRI_POUCH_TEST_CGROUPS:-}"
     printf './integration.test -test.v -test.timeout 80m'
     printf ' %q' "$@"
     printf '\n'
