@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"time"
 
@@ -254,6 +255,10 @@ func (c *container) undo() {
 	if err != nil {
 		c.log.WithError(err).Error("a failed creation left something behind")
 	}
+	// libcontainer closes its descriptor of exec.fifo only when a start succeeds, and keeps it to itself: the collector
+	// closes it, which would not run by itself for a long time.
+	c.lc = nil
+	runtime.GC()
 }
 
 // clear removes the container's folders and frees its ID.

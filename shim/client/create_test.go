@@ -62,6 +62,40 @@ func TestWhatCannotBeCreated(t *testing.T) {
 	}
 }
 
+func TestAFailedCreationLeavesNoDescriptor(t *testing.T) {
+	l := newLab(t)
+	spec := l.spec("bad", "true")
+	spec.Process.Cwd = "/bin/busybox" // found out by runc's init, late
+	fail := func() {
+		if _, err := l.client.Create(l.ctx, l.request("bad", spec)); err == nil {
+			t.Fatal("a file serves as working directory")
+		}
+	}
+	fail() // some descriptors are opened once and kept
+	before := l.descriptors()
+	for range 3 {
+		fail()
+	}
+	l.eventually("no more descriptors are open than before", func() bool { return len(l.descriptors()) <= len(before) })
+}
+
+// descriptors lists what the shim has open.
+func (l *lab) descriptors() []string {
+	l.t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", l.client.Pid())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var list []string
+	for _, e := range entries {
+		if target, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			list = append(list, target)
+		}
+	}
+	return list
+}
+
 func TestStartThatCannotLog(t *testing.T) {
 	l := newLab(t)
 	for name, prepare := range map[string]func(path string) error{
