@@ -158,6 +158,7 @@ func TestTerminalLog(t *testing.T) {
 	if err := l.client.ResizePty(l.ctx, "c", "", 100, 30); err != nil {
 		t.Fatal(err)
 	}
+	l.eventually("it has written both lines", func() bool { return len(l.log("c")) >= 2 })
 	l.kill("c")
 	l.finish("c")
 	for _, r := range l.log("c") {
