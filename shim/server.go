@@ -52,6 +52,9 @@ type Server struct {
 	events    *broker
 	oom       *oomWatch
 	starts    chan struct{} // a slot for each create or exec under way
+	clients   *clients
+
+	idleLimit, lookEvery time.Duration // those of attend
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -80,6 +83,8 @@ func New(o Options) (*Server, error) {
 		starts:     make(chan struct{}, max(4, 4*runtime.NumCPU())),
 		containers: map[string]*container{},
 		ended:      make(chan struct{}),
+		clients:    newClients(),
+		idleLimit:  idleLimit, lookEvery: lookEvery,
 	}, nil
 }
 
@@ -100,18 +105,20 @@ func takeLock(path string) (*os.File, error) {
 	}
 }
 
-// Serve answers on the shim's socket until Shutdown. Containers that are held then die with the process.
+// Serve answers on the shim's socket until Shutdown, or until nobody can need the shim any more. Containers that are held
+// then die with the process.
 func (s *Server) Serve(ctx context.Context) error {
 	listener, err := s.listen()
 	if err != nil {
 		return err
 	}
-	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(ttrpc.UnixSocketRequireSameUser()), ttrpc.WithUnaryServerInterceptor(s.edge))
+	server, err := ttrpc.NewServer(ttrpc.WithServerHandshaker(s.clients), ttrpc.WithUnaryServerInterceptor(s.edge))
 	if err != nil {
 		return fmt.Errorf("make ttrpc server: %w", err)
 	}
 	taskapi.RegisterTaskService(server, taskService{s})
 	shimapi.RegisterShimService(server, shimService{s})
+	go s.attend(ctx)
 	go func() {
 		<-s.ended
 		// The answer to Shutdown must get out first; it is the last one.
@@ -122,7 +129,9 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = server.Close()
 	}()
 	err = server.Serve(ctx, listener)
-	_ = os.Remove(s.dir.Socket())
+	if s.owns() { // else it may be another shim's
+		_ = os.Remove(s.dir.Socket())
+	}
 	s.oom.close()
 	if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)

@@ -58,9 +58,6 @@ type connection struct {
 // until Close. ctx bounds the first connection only.
 func Start(ctx context.Context, o Options) (*Client, error) {
 	c := &Client{o: o, dir: shimstate.Of(o.StateDir), lost: map[string]bool{}, done: make(chan struct{})}
-	if err := c.dir.Make(); err != nil {
-		return nil, err
-	}
 	conn, err := c.reach(ctx)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -161,5 +162,24 @@ func TestASecondShimIsRefused(t *testing.T) {
 	defer second.Close()
 	if second.Pid() != shim {
 		t.Errorf("two shims: %d and %d", shim, second.Pid())
+	}
+}
+
+func TestAShimWhoseStateWasRemovedEndsAfterItsContainers(t *testing.T) {
+	l := newLab(t)
+	pid, shim := l.shell("c", "sleep 1000"), l.client.Pid()
+	if err := l.client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l.client = nil
+	if err := os.RemoveAll(filepath.Join(l.state, "shim")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the shim is gone", func() bool { return !alive(shim) })
+	if left := l.leftCgroups("c"); len(left) > 0 {
+		t.Errorf("cgroups are left: %v", left)
 	}
 }

@@ -79,6 +79,9 @@ func (c *Client) reachAgain(ctx context.Context) *connection {
 func (c *Client) reach(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, reachLimit)
 	defer cancel()
+	if err := c.dir.Make(); err != nil { // a shim whose folder was removed ends itself
+		return nil, err
+	}
 	for {
 		conn, err := c.dial(ctx)
 		if err == nil {
