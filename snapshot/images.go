@@ -48,8 +48,10 @@ func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	return nil
 }
 
-// name makes the image of p known under names, durably and in the index, and gives it as it is listed then.
-func (s *Store) name(ctx context.Context, p *plan, names []string) (Image, error) {
+// name makes the image of p known under names, durably and in the index, and gives it as it is listed then. From then on
+// the names hold everything: the lease of that ID, if any, is dropped in the same commit, so that a daemon that is killed
+// afterwards leaves none that nobody asks for again.
+func (s *Store) name(ctx context.Context, p *plan, names []string, lease string) (Image, error) {
 	s.naming.Lock()
 	defer s.naming.Unlock()
 	err := s.eng.Update(ctx, func(ctx context.Context) error {
@@ -63,7 +65,10 @@ func (s *Store) name(ctx context.Context, p *plan, names []string) (Image, error
 				return fmt.Errorf("store name %s: %w", n, err)
 			}
 		}
-		return nil
+		if lease == "" {
+			return nil
+		}
+		return s.dropLease(ctx, lease)
 	})
 	if err != nil {
 		return Image{}, err

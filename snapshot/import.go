@@ -25,12 +25,14 @@ const maxImages = 1000
 func (s *Store) Import(ctx context.Context, archive io.Reader) (_ []Image, err error) {
 	ctx = s.eng.With(ctx)
 	id := "import-" + randomHex()
-	if err := s.takeLease(ctx, id); err != nil {
+	free, err := s.takeLease(ctx, id)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
+		defer free()
 		if dropErr := s.dropLease(context.WithoutCancel(ctx), id); dropErr != nil {
-			s.pulls.unfinished(id)
+			s.log.WithError(dropErr).WithField("lease", id).Warn("what an import brought is dropped later")
 		}
 	}()
 	ctx = leases.WithLease(ctx, id)
@@ -91,7 +93,7 @@ func (s *Store) loadFound(ctx context.Context, b *bundle, found []foundImage) ([
 		if err := s.storeDocuments(ctx, p); err != nil {
 			return nil, err
 		}
-		img, err := s.name(ctx, p, names)
+		img, err := s.name(ctx, p, names, "")
 		if err != nil {
 			return nil, err
 		}

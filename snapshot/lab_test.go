@@ -155,6 +155,15 @@ func (l *lab) snapshotDirs() []string {
 	return names
 }
 
+func (l *lab) leaseCount() int {
+	l.t.Helper()
+	all, err := l.eng.Leases.List(l.eng.With(context.Background()))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return len(all)
+}
+
 func (l *lab) blobCount() (n int) {
 	_ = filepath.WalkDir(filepath.Join(l.root, "lib", "content", "blobs"), func(_ string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {

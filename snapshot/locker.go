@@ -40,6 +40,22 @@ func (k *locker) lock(ctx context.Context, key string) (func(), error) {
 	}
 }
 
+// tryLock locks key if it is free at this moment.
+func (k *locker) tryLock(key string) (free func(), ok bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.m[key] != nil {
+		return nil, false
+	}
+	l := &lock{held: make(chan struct{}, 1), waiting: 1}
+	l.held <- struct{}{}
+	k.m[key] = l
+	return func() {
+		<-l.held
+		k.leave(key, l)
+	}, true
+}
+
 func (k *locker) leave(key string, l *lock) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

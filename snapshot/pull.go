@@ -17,11 +17,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
-const (
-	leaseKind = "cri-pouch.io/kind"
-	leasePull = "pull"
-)
-
 // errAbandoned ends a pull that nobody has waited for any more, for long.
 var errAbandoned = errors.New("nobody waits for the pull any more")
 
@@ -34,7 +29,7 @@ type pulls struct {
 
 	mu      sync.Mutex
 	active  map[string]*pull     // by reference and credentials
-	failed  map[string]time.Time // lease ID: since when it waits for a next try
+	kept    map[string]time.Time // lease ID: since when it waits for a next try; or for its pull's end, which has it locked
 	changed chan struct{}        // closed and replaced at each change
 	wg      sync.WaitGroup
 }
@@ -51,7 +46,7 @@ type pull struct {
 }
 
 func newPulls() *pulls {
-	return &pulls{active: map[string]*pull{}, failed: map[string]time.Time{}, changed: make(chan struct{})}
+	return &pulls{active: map[string]*pull{}, kept: map[string]time.Time{}, changed: make(chan struct{})}
 }
 
 // Pull makes the image present, unpacked and named, and gives it. Equal pulls (same reference, same credentials) join
@@ -140,32 +135,6 @@ func (x *pulls) notify() {
 
 func (x *pulls) wait() { x.wg.Wait() }
 
-// unfinished notes that a lease of that ID holds what a pull fetched that did not come to its end.
-func (x *pulls) unfinished(lease string) {
-	x.mu.Lock()
-	x.failed[lease] = time.Now()
-	x.mu.Unlock()
-}
-
-func (x *pulls) forget(lease string) {
-	x.mu.Lock()
-	delete(x.failed, lease)
-	x.mu.Unlock()
-}
-
-// stale gives the leases that have waited since before t.
-func (x *pulls) stale(t time.Time) []string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	var ids []string
-	for id, since := range x.failed {
-		if since.Before(t) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
 // pullNow is one pull from its resolution to its name.
 func (s *Store) pullNow(ctx context.Context, r Reference, auth *Auth, pr *progress) (Image, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -185,17 +154,14 @@ func (s *Store) pullNow(ctx context.Context, r Reference, auth *Auth, pr *progre
 		names = append(names, r.String())
 	}
 	if img, ok := s.present(names, desc); ok {
+		s.letGo(ctx, pullLease(r), time.Now()) // what a try for something else left, to which the name has led meanwhile
 		return img, nil
 	}
 	f, err := res.Fetcher(ctx, name)
 	if err != nil {
 		return Image{}, pullError(ctx, r.String(), err)
 	}
-	img, err := s.pullDescriptor(ctx, r, desc, names, f, pr)
-	if err != nil {
-		return Image{}, pullError(ctx, r.String(), err)
-	}
-	return img, nil
+	return s.pullDescriptor(ctx, r, desc, names, f, pr)
 }
 
 // present says whether the image that a registry names now is here under all the names.
@@ -211,33 +177,26 @@ func (s *Store) present(names []string, d ocispec.Descriptor) (Image, bool) {
 	return img, true
 }
 
-// pullDescriptor fetches, unpacks and names what desc leads to, under a lease that a pull that fails leaves behind for
-// the next try.
+// pullDescriptor fetches, unpacks and names what desc leads to, under a lease that a pull leaves behind for the next try
+// if that can go on from there.
 func (s *Store) pullDescriptor(ctx context.Context, r Reference, desc ocispec.Descriptor, names []string, f remotes.Fetcher, pr *progress) (Image, error) {
-	free, err := s.blobs.lock(ctx, "reference "+r.String()) // pulls with other credentials share the lease
+	id := pullLease(r)
+	free, err := s.takeLease(ctx, id)
 	if err != nil {
-		return Image{}, err
+		return Image{}, pullError(ctx, r.String(), err)
 	}
 	defer free()
-	id := pullLease(r)
-	if err := s.takeLease(ctx, id); err != nil {
-		return Image{}, err
-	}
-	img, err := s.fill(leases.WithLease(ctx, id), desc, names, f, pr)
+	img, err := s.fill(leases.WithLease(ctx, id), desc, names, id, f, pr)
 	if err != nil {
-		s.pulls.unfinished(id)
+		err = pullError(ctx, r.String(), err)
+		s.keepOrDrop(ctx, id, err)
 		return Image{}, err
-	}
-	// Named, the image holds everything by itself. What is left of the lease is dropped even if the caller has gone.
-	if err := s.dropLease(context.WithoutCancel(ctx), id); err != nil {
-		s.pulls.unfinished(id)
-		s.log.WithError(err).WithField("image", r.String()).Warn("lease of a finished pull is dropped later")
 	}
 	return img, nil
 }
 
-// fill brings everything that desc leads to into the store. ctx carries the lease.
-func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []string, f remotes.Fetcher, pr *progress) (Image, error) {
+// fill brings everything that desc leads to into the store. ctx carries the lease, which ends when names hold it all.
+func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []string, lease string, f remotes.Fetcher, pr *progress) (Image, error) {
 	p, err := readPlan(ctx, desc, func(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 		return s.fetchDocument(ctx, f, d, pr)
 	})
@@ -251,35 +210,10 @@ func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []strin
 		return Image{}, err
 	}
 	failpoint.Hit("pull.unpacked")
-	img, err := s.name(ctx, p, names)
+	img, err := s.name(ctx, p, names, lease)
 	if err != nil {
 		return Image{}, err
 	}
 	failpoint.Hit("pull.named")
 	return img, nil
-}
-
-// pullLease is the ID of the lease of all pulls of a reference, the same for each process.
-func pullLease(r Reference) string {
-	sum := sha256.Sum256([]byte(r.String()))
-	return "pull-" + hex.EncodeToString(sum[:16])
-}
-
-// takeLease makes the lease, or takes over that of a pull that did not finish.
-func (s *Store) takeLease(ctx context.Context, id string) error {
-	_, err := s.eng.Leases.Create(ctx, leases.WithID(id), leases.WithLabel(leaseKind, leasePull))
-	if err != nil && !errdefs.IsAlreadyExists(err) {
-		return fmt.Errorf("make lease %s: %w", id, err)
-	}
-	s.pulls.forget(id)
-	return nil
-}
-
-// dropLease lets everything go that only the lease holds.
-func (s *Store) dropLease(ctx context.Context, id string) error {
-	if err := s.eng.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("drop lease %s: %w", id, err)
-	}
-	s.eng.CollectSoon()
-	return nil
 }

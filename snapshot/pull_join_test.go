@@ -148,6 +148,55 @@ func TestTagThatMovesLeavesTheOldImageByDigest(t *testing.T) {
 	}
 }
 
+func TestTagThatMovesBackLetsGoOfWhatItsOtherImageLeft(t *testing.T) {
+	l := newLab(t)
+	r := newReg(t)
+	old, big := imageOf(t, layerOf(t, file{name: "v", body: "1"})), bigImage(t)
+	ref := r.push("app:1", old)
+	l.pull(ref)
+	r.push("app:1", big)
+	blob := layerDigest(t, big)
+	r.intercept(func(w http.ResponseWriter, req *http.Request) bool {
+		if isBlob(req, blob) {
+			_, _ = w.Write(make([]byte, 1000))
+			return true
+		}
+		return false
+	})
+	if _, err := l.Pull(context.Background(), ref, nil); err == nil || l.leaseCount() != 1 {
+		t.Fatalf("%d leases, %v", l.leaseCount(), err)
+	}
+	r.push("app:1", old)
+	l.pull(ref)
+	l.settled()
+}
+
+func TestNameAndEndOfTheLeaseAreOneCommit(t *testing.T) {
+	l := newLab(t)
+	ref, _ := simpleImage(t)
+	got := l.pull(ref)
+	ctx := l.eng.With(context.Background())
+	rec, err := l.eng.Images.Get(ctx, ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := l.storedPlan(ctx, rec.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := l.takeLease(ctx, "pull-test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	if _, err := l.name(ctx, p, []string{""}, "pull-test"); err == nil || l.leaseCount() != 1 {
+		t.Errorf("without a name: %d leases, %v", l.leaseCount(), err)
+	}
+	if img, err := l.name(ctx, p, []string{ref}, "pull-test"); err != nil || img.ID != got.ID || l.leaseCount() != 0 {
+		t.Errorf("named: %d leases, %v", l.leaseCount(), err)
+	}
+}
+
 func TestPresentImageIsPulledByOneRequest(t *testing.T) {
 	l := newLab(t)
 	ref, r := simpleImage(t)

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
 
@@ -52,7 +51,7 @@ type Store struct {
 	index  *index
 	pulls  *pulls
 	chains *locker // one unpacking of a layer at a time
-	blobs  *locker // one transfer of a blob at a time
+	blobs  *locker // one transfer of a blob, and one user of a pull's lease, at a time
 	unpack *semaphore.Weighted
 	rootfs *Rootfs
 	usage  *usageCache
@@ -148,28 +147,7 @@ func (s *Store) housekeeping(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, id := range s.pulls.stale(time.Now().Add(-s.opts.AbandonedPull)) {
-			if err := s.dropLease(s.eng.With(ctx), id); err != nil {
-				s.log.WithError(err).WithField("lease", id).Warn("what an unfinished pull fetched cannot be dropped yet")
-				continue
-			}
-			s.pulls.forget(id)
+			s.letGo(s.eng.With(ctx), id, time.Now().Add(-s.opts.AbandonedPull))
 		}
 	}
 }
-
-// adoptLeases takes over the leases of pulls that an earlier process did not finish: what they fetched stays for the
-// next try.
-func (s *Store) adoptLeases(ctx context.Context) error {
-	list, err := s.eng.Leases.List(ctx)
-	if err != nil {
-		return fmt.Errorf("list leases: %w", err)
-	}
-	for _, l := range list {
-		if isPullLease(l) {
-			s.pulls.unfinished(l.ID)
-		}
-	}
-	return nil
-}
-
-func isPullLease(l leases.Lease) bool { return l.Labels[leaseKind] == leasePull }

@@ -1,0 +1,120 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/errdefs"
+)
+
+const (
+	leaseKind = "cri-pouch.io/kind"
+	leasePull = "pull"
+)
+
+// pullLease is the ID of the lease of all pulls of a reference, the same for each process.
+func pullLease(r Reference) string {
+	sum := sha256.Sum256([]byte(r.String()))
+	return "pull-" + hex.EncodeToString(sum[:16])
+}
+
+func isPullLease(l leases.Lease) bool { return l.Labels[leaseKind] == leasePull }
+
+// takeLease makes the lease, or takes over that of a pull that did not finish, and keeps it from others (pulls of the
+// same reference with other credentials, and housekeeping) until free.
+func (s *Store) takeLease(ctx context.Context, id string) (free func(), err error) {
+	if free, err = s.blobs.lock(ctx, id); err != nil {
+		return nil, err
+	}
+	_, err = s.eng.Leases.Create(ctx, leases.WithID(id), leases.WithLabel(leaseKind, leasePull))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		free()
+		return nil, fmt.Errorf("make lease %s: %w", id, err)
+	}
+	s.pulls.keep(id)
+	return free, nil
+}
+
+// dropLease lets everything go that only the lease holds. The caller has taken the lease.
+func (s *Store) dropLease(ctx context.Context, id string) error {
+	if err := s.eng.Leases.Delete(ctx, leases.Lease{ID: id}); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("drop lease %s: %w", id, err)
+	}
+	s.pulls.forget(id)
+	s.eng.CollectSoon()
+	return nil
+}
+
+// keepOrDrop decides about what a failed pull fetched: it stays for a while. The caller has taken the lease.
+func (s *Store) keepOrDrop(_ context.Context, id string, _ error) { s.pulls.keep(id) }
+
+// letGo drops the lease if it has waited for a next try since before t, and none is under way.
+func (s *Store) letGo(ctx context.Context, id string, t time.Time) {
+	if !s.pulls.waits(id, t) {
+		return
+	}
+	free, ok := s.blobs.tryLock(id)
+	if !ok {
+		return // a pull goes on with it
+	}
+	defer free()
+	if !s.pulls.waits(id, t) {
+		return
+	}
+	if err := s.dropLease(ctx, id); err != nil {
+		s.log.WithError(err).WithField("lease", id).Warn("what an unfinished pull fetched cannot be dropped yet")
+	}
+}
+
+// adoptLeases takes over the leases of pulls that an earlier process did not finish: what they fetched stays for the
+// next try.
+func (s *Store) adoptLeases(ctx context.Context) error {
+	list, err := s.eng.Leases.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
+	}
+	for _, l := range list {
+		if isPullLease(l) {
+			s.pulls.keep(l.ID)
+		}
+	}
+	return nil
+}
+
+// keep notes that the lease is there, and that from now on it waits for the end of its pull or for a next try.
+func (x *pulls) keep(lease string) {
+	x.mu.Lock()
+	x.kept[lease] = time.Now()
+	x.mu.Unlock()
+}
+
+func (x *pulls) forget(lease string) {
+	x.mu.Lock()
+	delete(x.kept, lease)
+	x.mu.Unlock()
+}
+
+// waits says whether the lease is there and waits since before t.
+func (x *pulls) waits(lease string, t time.Time) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	since, ok := x.kept[lease]
+	return ok && since.Before(t)
+}
+
+// stale gives the leases that have waited since before t.
+func (x *pulls) stale(t time.Time) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, since := range x.kept {
+		if since.Before(t) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
