@@ -60,6 +60,15 @@ func (e *Engine) CollectSoon() {
 // Collect collects at once.
 func (e *Engine) Collect(ctx context.Context) error { return e.gc.collect(ctx) }
 
+// Reclaim collects before it returns, for who waits for the space; before StartCollecting it is only noted.
+func (e *Engine) Reclaim(ctx context.Context) error {
+	if !e.gc.running.Load() {
+		e.CollectSoon()
+		return nil
+	}
+	return e.gc.collect(ctx)
+}
+
 func (c *collector) sweepFolders() {
 	c.sweep.Store(true)
 	c.e.CollectSoon()

@@ -25,6 +25,9 @@ const registryUnavailable = "RegistryUnavailable"
 // errStalled is the cause of a pull that got no byte for too long.
 var errStalled = errors.New("no data for too long")
 
+// errCutOff is the end of a transfer before all of it was there; a later one goes on from that point.
+var errCutOff = errors.New("the transfer was cut off")
+
 // errForeignRealm is the refusal to send credentials to a token service over an unprotected connection.
 var errForeignRealm = errors.New("credentials are not sent in clear text")
 
@@ -103,7 +106,12 @@ func isNetError(err error) bool {
 	var dns *net.DNSError
 	var uerr *url.Error
 	var nerr net.Error
-	return errors.As(err, &op) || errors.As(err, &dns) || errors.As(err, &uerr) || errors.As(err, &nerr) ||
+	if errors.As(err, &nerr) {
+		if _, bare := nerr.(syscall.Errno); bare { // it has the methods too; without a net.OpError around it is a local file's
+			nerr = nil
+		}
+	}
+	return errors.As(err, &op) || errors.As(err, &dns) || errors.As(err, &uerr) || nerr != nil ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, context.DeadlineExceeded) ||
 		strings.Contains(err.Error(), "http2: ") // x/net/http2's errors are not exported by the standard library's copy
 }

@@ -70,7 +70,7 @@ func (s *Store) fetchDocument(ctx context.Context, f remotes.Fetcher, d ocispec.
 // transferError tells a transfer that ended early from other failures.
 func transferError(what string, d ocispec.Descriptor, err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return imageError(errdefs.ErrDataLoss, "the registry sent only a part of %s %s (%d bytes): pull again, it goes on from there (%w)", what, d.Digest, d.Size, err)
+		return imageError(errdefs.ErrDataLoss, "the registry sent only a part of %s %s (%d bytes): pull again, it goes on from there (%w: %w)", what, d.Digest, d.Size, errCutOff, err)
 	}
 	return fmt.Errorf("fetch %s %s: %w", what, d.Digest, err)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -49,8 +50,30 @@ func (s *Store) dropLease(ctx context.Context, id string) error {
 	return nil
 }
 
-// keepOrDrop decides about what a failed pull fetched: it stays for a while. The caller has taken the lease.
-func (s *Store) keepOrDrop(_ context.Context, id string, _ error) { s.pulls.keep(id) }
+// keepOrDrop decides about what a failed pull fetched: it stays for a while if a retry may go on from it, else it goes
+// at once. The caller has taken the lease.
+func (s *Store) keepOrDrop(ctx context.Context, id string, err error) {
+	if mayGoOn(ctx, err) {
+		s.pulls.keep(id)
+		return
+	}
+	ctx = context.WithoutCancel(ctx) // this is to be done even if nobody waits any more
+	if err := s.dropLease(ctx, id); err != nil {
+		s.log.WithError(err).WithField("lease", id).Warn("what a failed pull fetched is dropped later")
+	}
+	if err := s.eng.Reclaim(ctx); err != nil {
+		s.log.WithError(err).Warn("what a failed pull fetched is collected later")
+	}
+}
+
+// mayGoOn says whether a pull that failed with err may get further if it is tried again as it is: the way to the
+// registry failed, or the pull was ended by us. Everything else is wrong with the image, the caller's rights or the disk.
+func mayGoOn(ctx context.Context, err error) bool {
+	if isDiskFull(err) {
+		return false
+	}
+	return context.Cause(ctx) != nil || errdefs.IsUnavailable(err) || errors.Is(err, errCutOff)
+}
 
 // letGo drops the lease if it has waited for a next try since before t, and none is under way.
 func (s *Store) letGo(ctx context.Context, id string, t time.Time) {
