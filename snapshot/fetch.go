@@ -217,6 +217,10 @@ func (s *Store) transfer(ctx context.Context, f remotes.Fetcher, d ocispec.Descr
 		err = errors.Join(err, s.abort(ctx, ref))
 		return resumed, imageError(errdefs.ErrDataLoss, "the registry sent something else than layer %s (%w: %w)", d.Digest, errWrongDigest, err)
 	}
+	if isDiskFull(err) { // forgetting it frees space before it writes to the database, which needs some
+		_ = cw.Close()
+		err = errors.Join(err, s.abort(ctx, ref))
+	}
 	if err != nil {
 		return resumed, transferError("layer", d, err)
 	}

@@ -34,6 +34,11 @@ func (s *Store) Import(ctx context.Context, archive io.Reader) (_ []Image, err e
 		if dropErr := s.dropLease(context.WithoutCancel(ctx), id); dropErr != nil {
 			s.log.WithError(dropErr).WithField("lease", id).Warn("what an import brought is dropped later")
 		}
+		if isDiskFull(err) {
+			if err := s.eng.Reclaim(context.WithoutCancel(ctx)); err != nil {
+				s.log.WithError(err).Warn("what a failed import brought is collected later")
+			}
+		}
 	}()
 	ctx = leases.WithLease(ctx, id)
 	plain, closer, err := decompress(bufio.NewReaderSize(archive, 256<<10))

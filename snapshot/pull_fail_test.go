@@ -339,20 +339,43 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	t.Run("pull", func(t *testing.T) {
-		l := &lab{t: t, root: dir, opts: Options{StateDir: filepath.Join(dir, "run"), RegistryConfigDir: certs(t), Log: quiet(), AbandonedPull: 50 * time.Millisecond}}
-		l.open()
-		defer l.close()
-		r := newReg(t)
-		ref := r.push("app:1", bigImage(t)) // 4 MB packed and 4 MB unpacked
-		_, err := l.Pull(context.Background(), ref, nil)
-		if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "full") {
-			t.Errorf("error is %v", err)
-		}
-		l.eventuallyEmpty()
-		small := r.push("small:1", imageOf(t, layerOf(t, file{name: "a", body: "a"})))
-		l.pull(small) // there is room again
-	})
+	for name, size := range map[string]int{"unpacking": 3 << 20, "fetching": 8 << 20} {
+		t.Run(name, func(t *testing.T) {
+			l := &lab{t: t, root: dir, opts: Options{StateDir: filepath.Join(dir, "run"), RegistryConfigDir: certs(t), Log: quiet(), AbandonedPull: time.Hour}}
+			l.open()
+			defer l.close()
+			r := newReg(t)
+			cut := bigImage(t)
+			blob, part := layerDigest(t, cut), blobBytes(t, cut)[:1<<20]
+			r.intercept(func(w http.ResponseWriter, req *http.Request) bool {
+				if isBlob(req, blob) {
+					_, _ = w.Write(part)
+					return true
+				}
+				return false
+			})
+			if _, err := l.Pull(context.Background(), r.push("cut:1", cut), nil); !errdefs.IsDataLoss(err) || l.leaseCount() != 1 {
+				t.Fatalf("%d leases, %v", l.leaseCount(), err)
+			}
+			ref := r.push("app:1", imageOf(t, layerOf(t, file{name: "big", body: noise(size)})))
+			_, err := l.Pull(context.Background(), ref, nil)
+			if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "full") || !strings.Contains(err.Error(), name[:len(name)-3]) {
+				t.Errorf("error is %v", err)
+			}
+			// There is room again, without a wait: also what the other pull had kept is gone.
+			var st unix.Statfs_t
+			if err := unix.Statfs(dir, &st); err != nil || int64(st.Bavail)*st.Bsize < 4<<20 {
+				t.Errorf("%d bytes are free, %v", int64(st.Bavail)*st.Bsize, err)
+			}
+			l.empty()
+			small := r.push("small:1", imageOf(t, layerOf(t, file{name: "a", body: "a"})))
+			l.pull(small)
+			if err := l.Remove(context.Background(), small); err != nil {
+				t.Error(err)
+			}
+			l.empty()
+		})
+	}
 }
 
 func TestPullLeavesNoDescriptorOpen(t *testing.T) {

@@ -51,7 +51,8 @@ func (s *Store) dropLease(ctx context.Context, id string) error {
 }
 
 // keepOrDrop decides about what a failed pull fetched: it stays for a while if a retry may go on from it, else it goes
-// at once. The caller has taken the lease.
+// at once. On a full disk also what other pulls keep goes: room for the node's own files counts for more. The caller
+// has taken the lease.
 func (s *Store) keepOrDrop(ctx context.Context, id string, err error) {
 	if mayGoOn(ctx, err) {
 		s.pulls.keep(id)
@@ -60,6 +61,12 @@ func (s *Store) keepOrDrop(ctx context.Context, id string, err error) {
 	ctx = context.WithoutCancel(ctx) // this is to be done even if nobody waits any more
 	if err := s.dropLease(ctx, id); err != nil {
 		s.log.WithError(err).WithField("lease", id).Warn("what a failed pull fetched is dropped later")
+	}
+	if isDiskFull(err) {
+		now := time.Now()
+		for _, other := range s.pulls.stale(now) {
+			s.letGo(ctx, other, now)
+		}
 	}
 	if err := s.eng.Reclaim(ctx); err != nil {
 		s.log.WithError(err).Warn("what a failed pull fetched is collected later")

@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 
 	"github.com/containerd/containerd/v2/core/leases"
@@ -68,7 +70,7 @@ func (s *Store) unpackLayers(ctx context.Context, p *plan, f remotes.Fetcher, pr
 	n := <-started
 	for _, l := range todo[:n] {
 		<-l.done
-		err = errors.Join(err, s.abandon(ctx, l))
+		err = errors.Join(err, s.abandon(ctx, l, isDiskFull(err)))
 	}
 	return err
 }
@@ -254,13 +256,20 @@ func syncLayers(l *layer, todo []*layer) error {
 	return nil
 }
 
-// abandon takes away what is left of a layer that was not committed.
-func (s *Store) abandon(ctx context.Context, l *layer) error {
+// abandon takes away what is left of a layer that was not committed. On a full disk its files go first: to note that the
+// snapshot is removed needs space.
+func (s *Store) abandon(ctx context.Context, l *layer, full bool) error {
 	if l.free != nil {
 		defer l.free()
 	}
 	if l.key == "" {
 		return nil
+	}
+	if full && l.upper != "" && !l.written.Load() {
+		entries, _ := os.ReadDir(l.upper) // what stays goes with the snapshot
+		for _, e := range entries {
+			_ = os.RemoveAll(filepath.Join(l.upper, e.Name()))
+		}
 	}
 	err := s.eng.Snapshots.Remove(context.WithoutCancel(ctx), l.key)
 	s.eng.CollectSoon()
