@@ -196,8 +196,11 @@ func (m *Manager) Detach(ctx context.Context, pod Pod) error {
 // release runs DEL when the sandbox has an attachment. The caller holds the sandbox's lock.
 func (r *cniRunner) release(ctx context.Context, id, netns string) error {
 	a, err := r.journal.get(id)
-	if err != nil || a == nil {
+	if err != nil {
 		return err
+	}
+	if a == nil {
+		return r.journal.drop(id)
 	}
 	list, rt, err := a.conf()
 	if err != nil {

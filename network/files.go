@@ -202,7 +202,7 @@ func checkEntries(what string, list []string, form *regexp.Regexp) error {
 const partial = ".partial"
 
 // writeFile makes the file whole or not at all. One that has the same content stays, since containers have it mounted.
-func writeFile(path, text string, pod Pod) error {
+func writeFile(path, text string, pod Pod) (err error) {
 	if old, err := os.ReadFile(path); err == nil && string(old) == text {
 		return nil
 	}
@@ -219,6 +219,11 @@ func writeFile(path, text string, pod Pod) error {
 		return err
 	}
 	defer f.Close()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp)
+		}
+	}()
 	if _, err := f.WriteString(text); err != nil {
 		return err
 	}

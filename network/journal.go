@@ -65,7 +65,9 @@ func (j journal) get(id string) (*attachment, error) {
 }
 
 func (j journal) drop(id string) error {
-	if err := ignoreAbsent(os.Remove(j.path(id))); err != nil {
+	// A daemon that was killed while it noted leaves the unfinished file.
+	err := errors.Join(ignoreAbsent(os.Remove(j.path(id))), ignoreAbsent(os.Remove(j.path(id)+partial)))
+	if err != nil {
 		return fmt.Errorf("forget attachment of sandbox %s: %w", id, err)
 	}
 	return nil
@@ -97,14 +99,19 @@ func (a *attachment) conf() (*libcni.NetworkConfigList, *libcni.RuntimeConf, err
 	}, nil
 }
 
-// writeDurably replaces the file, or leaves the old one.
-func writeDurably(path string, b []byte) error {
+// writeDurably replaces the file, or leaves the old one and nothing else: a full disk must not be fuller afterwards.
+func writeDurably(path string, b []byte) (err error) {
 	tmp := path + partial
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp)
+		}
+	}()
 	if _, err := f.Write(b); err != nil {
 		return err
 	}

@@ -2,7 +2,9 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 func TestCloseTakesTheMountOfPinsAwayWithTheLastPin(t *testing.T) {
@@ -90,6 +93,39 @@ func TestBrokenNoteOfAnAttachmentIsNamed(t *testing.T) {
 	}
 	must(t, j.drop("pod1"))
 	must(t, n.Detach(t.Context(), Pod{ID: "pod1"}))
+}
+
+func TestWritingToAFullDiskLeavesNothing(t *testing.T) {
+	needRoot(t)
+	text := strings.Repeat("x", 64<<10)
+	for name, write := range map[string]func(path string) error{
+		"note of an attachment": func(path string) error { return writeDurably(path, []byte(text)) },
+		"file of a pod":         func(path string) error { return writeFile(path, text, Pod{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"))
+			defer func() { must(t, unix.Unmount(dir, 0)) }()
+			if err := write(filepath.Join(dir, "file")); !errors.Is(err, unix.ENOSPC) {
+				t.Errorf("got %v, want that no space is left", err)
+			}
+			entries, err := os.ReadDir(dir)
+			if len(entries) != 0 || err != nil {
+				t.Errorf("%v is left, %v", entries, err)
+			}
+		})
+	}
+}
+
+func TestUnfinishedNoteOfAKilledDaemonGoesWithDetach(t *testing.T) {
+	n := newNode(t)
+	must(t, os.MkdirAll(n.cni.journal.dir, 0o700))
+	left := n.cni.journal.path("pod1") + partial
+	mustWrite(t, left, "{", 0o600)
+	must(t, n.Detach(t.Context(), Pod{ID: "pod1"}))
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is left (%v)", left, err)
+	}
 }
 
 func BenchmarkPin(b *testing.B) {
