@@ -99,6 +99,36 @@ func TestPinnedNamespacesAreSetUp(t *testing.T) {
 	}
 }
 
+func TestPodsMayUseLowPortsAndPingUnlessTheySayOtherwise(t *testing.T) {
+	const ports, ping = "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range"
+	for name, c := range map[string]struct {
+		pod         Pod
+		ports, ping string
+	}{
+		"plain":          {Pod{}, "0", "0 2147483647"},
+		"user namespace": {Pod{UIDs: userIDs, GIDs: userIDs}, "0", "1 0"},
+		"own ports":      {Pod{Sysctls: map[string]string{"net.ipv4.ip_unprivileged_port_start": "1024"}}, "1024", "0 2147483647"},
+		"own groups":     {Pod{Sysctls: map[string]string{"net/ipv4/ping_group_range": "1 0"}}, "0", "1 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			c.pod.ID = "pod1"
+			inside(t, n.pin(t, c.pod), func() error {
+				for file, want := range map[string]string{ports: c.ports, ping: c.ping} {
+					b, err := os.ReadFile("/proc/sys/" + file)
+					if got := strings.Join(strings.Fields(string(b)), " "); got != want || err != nil {
+						t.Errorf("%s is %q, %v, want %q", file, got, err, want)
+					}
+				}
+				return nil
+			})
+		})
+	}
+	if list, err := checkSysctls(Pod{ID: "pod1", HostNetwork: true}); len(list) != 0 || err != nil {
+		t.Errorf("on the host network %v, %v would be set", list, err)
+	}
+}
+
 func TestOtherNamespacesBelongToTheUserNamespace(t *testing.T) {
 	n := newNode(t)
 	pod := testPod("pod1")

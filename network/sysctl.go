@@ -39,17 +39,32 @@ var (
 	}
 )
 
-// checkSysctls gives the pod's sysctls in order of their names; it touches nothing.
+// defaultSysctls let a pod's processes without capabilities listen on low ports and ping, as they may with containerd 2:
+// such ports are the pod's own and protect nothing of the node. They are set in network namespaces of a pod's own, unless
+// the pod says otherwise. Groups must be mapped in the writer's user namespace, hence none is allowed to ping in one.
+func defaultSysctls(pod Pod) []sysctl {
+	if pod.HostNetwork {
+		return nil
+	}
+	list := []sysctl{{name: "net.ipv4.ip_unprivileged_port_start", path: "net/ipv4/ip_unprivileged_port_start", value: "0"}}
+	if len(pod.UIDs) == 0 {
+		list = append(list, sysctl{name: "net.ipv4.ping_group_range", path: "net/ipv4/ping_group_range", value: "0 2147483647"})
+	}
+	return list
+}
+
+// checkSysctls gives the defaults and then the pod's sysctls in order of their names; it touches nothing.
 func checkSysctls(pod Pod) ([]sysctl, error) {
 	if len(pod.Sysctls) > sysctlsMax {
 		return nil, fmt.Errorf("%d sysctls, at most %d are taken: %w", len(pod.Sysctls), sysctlsMax, errdefs.ErrInvalidArgument)
 	}
-	var list []sysctl
+	list := defaultSysctls(pod)
 	for _, name := range slices.Sorted(maps.Keys(pod.Sysctls)) {
 		s := sysctl{name: name, value: pod.Sysctls[name], path: sysctlPath(name)}
 		if err := s.check(pod); err != nil {
 			return nil, fmt.Errorf("sysctl %.140q: %w: %w", name, err, errdefs.ErrInvalidArgument)
 		}
+		list = slices.DeleteFunc(list, func(d sysctl) bool { return d.path == s.path })
 		list = append(list, s)
 	}
 	return list, nil
