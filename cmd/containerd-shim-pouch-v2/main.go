@@ -85,8 +85,8 @@ func serve(state string, verbose bool) error {
 	return err
 }
 
-// outliveSignals keeps the shim running when its terminal or its service manager ends the daemon: only Shutdown ends
-// it. The signals are caught and not ignored, since ignoring is inherited by containers.
+// outliveSignals keeps the shim running when its terminal or its service manager ends the daemon: it ends on Shutdown, or
+// by itself once nobody can need it. The signals are caught and not ignored, since ignoring is inherited by containers.
 func outliveSignals() {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE)
