@@ -90,7 +90,7 @@ func (a *app) imageCommand() *cobra.Command {
 			return a.call(cmd.Context(), func(c *client.Client) error {
 				images, err := c.Import(cmd.Context(), in)
 				if err != nil {
-					return err
+					return fmt.Errorf("%s: %w", args[0], err)
 				}
 				for _, i := range images {
 					if _, err := fmt.Fprintln(a.out, table.Clean(i.GetName()+" "+i.GetId())); err != nil {
