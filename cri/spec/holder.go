@@ -25,6 +25,9 @@ type HolderInput struct {
 	Namespaces        network.Namespaces
 }
 
+// holderOOMScore spares the holder: its end would end all containers of the namespace (what the kubelet gives pause).
+const holderOOMScore = -998
+
 // Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init as its pid 1, alone in an
 // empty root filesystem, in the pod's other namespaces, without any right. It makes the places for mounts in Rootfs, which
 // the root of a user namespace could not.
@@ -46,6 +49,7 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 		Process: &specs.Process{
 			Args: []string{"/pouch-init", "hold"}, Env: []string{defaultPath, "HOME=/"}, Cwd: "/",
 			User: specs.User{UID: holderUser, GID: holderUser}, Capabilities: &specs.LinuxCapabilities{}, NoNewPrivileges: true,
+			OOMScoreAdj: new(holderOOMScore),
 		},
 		// libcontainer makes device nodes and links; on a tmpfs they leave nothing behind in the folder.
 		Mounts: []specs.Mount{

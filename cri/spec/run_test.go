@@ -125,7 +125,8 @@ func removeParent(t *testing.T, parent string) {
 // run starts the container with libcontainer, as the shim does, and gives what it wrote.
 func run(t *testing.T, sp *specs.Spec, id string) (string, error) {
 	t.Helper()
-	sp.Linux.Seccomp = nil // this program has no libseccomp in it; profiles are tried with the shim
+	sp.Linux.Seccomp = nil       // this program has no libseccomp in it; profiles are tried with the shim
+	sp.Process.OOMScoreAdj = nil // where the host refuses a lower one it is the shim that goes without
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{CgroupName: id, Spec: sp})
 	if err != nil {
 		return "", err
