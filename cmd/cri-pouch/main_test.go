@@ -363,8 +363,8 @@ func TestImport(t *testing.T) {
 		}
 	}
 	f.fail = map[string]error{"ImportImage": status.Error(codes.InvalidArgument, "no archive")}
-	if r := command(t, f, tar, "image", "import", "-"); r.code != 1 || r.err != "cri-pouch: no archive\n" {
 	if r := command(t, f, tar, "image", "import", file); r.code != 1 || r.err != "cri-pouch: "+file+": no archive\n" {
+		t.Errorf("refused: %+v", r)
 	}
 }
 
