@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 )
@@ -48,17 +49,17 @@ func (x *index) dropContainer(id string) {
 func (x *index) sandbox(id string) (*sandbox, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return find("sandbox", x.sandboxes, id, func(sb *sandbox) bool { return sb.listed.Load() })
+	return find("sandbox", x.sandboxes, id)
 }
 
 // container finds a container by ID or by a unique prefix of it.
 func (x *index) container(id string) (*container, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return find("container", x.containers, id, func(c *container) bool { return c.listed.Load() })
+	return find("container", x.containers, id)
 }
 
-func find[T any](what string, m map[string]T, id string, listed func(T) bool) (T, error) {
+func find[T interface{ isListed() bool }](what string, m map[string]T, id string) (T, error) {
 	if v, ok := m[id]; ok {
 		return v, nil
 	}
@@ -68,7 +69,7 @@ func find[T any](what string, m map[string]T, id string, listed func(T) bool) (T
 	}
 	var found []string
 	for full, v := range m {
-		if strings.HasPrefix(full, id) && listed(v) {
+		if strings.HasPrefix(full, id) && v.isListed() {
 			found = append(found, full)
 		}
 	}
@@ -84,28 +85,28 @@ func find[T any](what string, m map[string]T, id string, listed func(T) bool) (T
 // listedSandboxes gives what lists show, oldest first.
 func (x *index) listedSandboxes() []*sandbox {
 	x.mu.RLock()
-	var all []*sandbox
-	for _, sb := range x.sandboxes {
-		if sb.listed.Load() {
-			all = append(all, sb)
-		}
-	}
-	x.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *sandbox) int { return a.created.Compare(b.created) })
-	return all
+	defer x.mu.RUnlock()
+	return listed(x.sandboxes)
 }
 
 // listedContainers gives what lists show, oldest first.
 func (x *index) listedContainers() []*container {
 	x.mu.RLock()
-	var all []*container
-	for _, c := range x.containers {
-		if c.listed.Load() {
-			all = append(all, c)
+	defer x.mu.RUnlock()
+	return listed(x.containers)
+}
+
+func listed[T interface {
+	isListed() bool
+	createdAt() time.Time
+}](m map[string]T) []T {
+	var all []T
+	for _, v := range m {
+		if v.isListed() {
+			all = append(all, v)
 		}
 	}
-	x.mu.RUnlock()
-	slices.SortFunc(all, func(a, b *container) int { return a.created.Compare(b.created) })
+	slices.SortFunc(all, func(a, b T) int { return a.createdAt().Compare(b.createdAt()) })
 	return all
 }
 

@@ -39,6 +39,9 @@ func newSandbox(rec model.Sandbox) *sandbox {
 	return &sandbox{id: rec.ID, created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
 }
 
+func (sb *sandbox) isListed() bool       { return sb.listed.Load() }
+func (sb *sandbox) createdAt() time.Time { return sb.created }
+
 // record is a copy of the record; its maps and slices are never written to.
 func (sb *sandbox) record() model.Sandbox {
 	sb.mu.Lock()
@@ -88,6 +91,9 @@ func newContainer(rec model.Container) *container {
 	}
 	return c
 }
+
+func (c *container) isListed() bool       { return c.listed.Load() }
+func (c *container) createdAt() time.Time { return c.created }
 
 // view is a consistent copy of a container.
 type view struct {

@@ -3,39 +3,40 @@ package flight
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 func TestCallersJoinOneRun(t *testing.T) {
-	var f Flight
-	var runs atomic.Int32
-	gate := make(chan struct{})
-	want := errors.New("result")
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			err := f.Do(t.Context(), time.Minute, func(context.Context) error {
-				runs.Add(1)
-				<-gate
-				return want
-			})
-			if !errors.Is(err, want) {
-				t.Errorf("got %v, want %v", err, want)
-			}
-		})
-	}
-	for runs.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	close(gate)
-	wg.Wait()
-	// Callers that came after the end start another run; those that were there joined.
-	if n := runs.Load(); n < 1 || n > 10 {
-		t.Fatalf("%d runs", n)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var f Flight
+		var runs atomic.Int32
+		gate := make(chan struct{})
+		want := errors.New("result")
+		for range 10 {
+			go func() {
+				err := f.Do(t.Context(), time.Minute, func(context.Context) error {
+					runs.Add(1)
+					<-gate
+					return want
+				})
+				if !errors.Is(err, want) {
+					t.Errorf("got %v, want %v", err, want)
+				}
+			}()
+		}
+		synctest.Wait() // all ten wait for the one run
+		if n := runs.Load(); n != 1 {
+			t.Errorf("%d runs for ten callers at once", n)
+		}
+		close(gate)
+		synctest.Wait()
+		if err := f.Do(t.Context(), time.Minute, func(context.Context) error { runs.Add(1); return nil }); err != nil || runs.Load() != 2 {
+			t.Errorf("a caller that comes later: %v, %d runs", err, runs.Load())
+		}
+	})
 }
 
 func TestACallerThatGivesUpDoesNotCutTheWork(t *testing.T) {
