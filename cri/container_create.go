@@ -93,6 +93,7 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 	if err != nil {
 		return "", fmt.Errorf("image %q of container %q is not here, pull it first: %w", cfg.ImageSpec, cfg.Name, err)
 	}
+	cfg.UserImage = tagged(img, cfg.UserImage)
 	sbRec := sb.record()
 	rec := model.Container{
 		ID: newID(), SandboxID: sb.id, CreatedAt: s.clock.now(), Config: cfg, RequestDigest: digest,
@@ -215,6 +216,18 @@ func logPath(sb model.SandboxConfig, c model.ContainerConfig) string {
 		return ""
 	}
 	return filepath.Join(sb.LogDirectory, c.LogPath)
+}
+
+// tagged is the image as the status shows it: what the client asked for, with ":latest" where that has neither tag nor
+// digest and is no ID.
+func tagged(img snapshot.Image, asked string) string {
+	if strings.HasPrefix(img.ID, asked) || strings.HasPrefix(img.ID, "sha256:"+asked) {
+		return asked
+	}
+	if named, err := reference.ParseNormalizedNamed(asked); err == nil && reference.IsNameOnly(named) {
+		return asked + ":latest"
+	}
+	return asked
 }
 
 // imageRef is the image's digest in the repository that the client named, which the kubelet publishes as imageID; else

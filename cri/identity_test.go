@@ -77,3 +77,22 @@ func TestIDsAreFoundByUniquePrefix(t *testing.T) {
 		}
 	}
 }
+
+func TestTheStatusShowsTheImageThatWasAskedForWithItsTag(t *testing.T) {
+	img := snapshot.Image{ID: "sha256:0123456789abcdef"}
+	for asked, want := range map[string]string{
+		"busybox":                    "busybox:latest",
+		"example.com:5000/a/b":       "example.com:5000/a/b:latest",
+		"busybox:1":                  "busybox:1",
+		"sha256:0123456789abcdef":    "sha256:0123456789abcdef",
+		"0123456789ab":               "0123456789ab",
+		"a@sha256:" + sixtyFourHex:   "a@sha256:" + sixtyFourHex,
+		"a:1@sha256:" + sixtyFourHex: "a:1@sha256:" + sixtyFourHex,
+	} {
+		if got := tagged(img, asked); got != want {
+			t.Errorf("asked for %s: %s, want %s", asked, got, want)
+		}
+	}
+}
+
+const sixtyFourHex = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf"
