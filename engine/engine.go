@@ -95,6 +95,9 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	if err := os.MkdirAll(filepath.Join(o.Root, "content", "blobs"), 0o700); err != nil {
 		return nil, fmt.Errorf("make content folder: %w", err)
 	}
+	if err := sweepIngests(filepath.Join(o.Root, "content", "ingest")); err != nil {
+		return nil, err
+	}
 	cs, err := local.NewStore(filepath.Join(o.Root, "content"))
 	if err != nil {
 		return nil, fmt.Errorf("open content store below %s: %w", o.Root, err)
