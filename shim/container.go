@@ -72,7 +72,8 @@ func (c *container) demand(what string, states ...task.Status) error {
 // watch waits for the end of the init and makes it known when the log is complete.
 func (c *container) watch() {
 	exit := c.init.wait(c.log)
-	exit.OOMKilled = c.tree.OOMKills() > 0
+	// systemd takes an empty scope away at once: what the watch saw counts where the counter is gone.
+	exit.OOMKilled = c.tree.OOMKills() > 0 || c.s.oom.seen(c) > 0
 	c.s.oom.forget(c)
 	if !c.privatePID { // nobody else would end what the init leaves behind
 		ctx, cancel := context.WithTimeout(context.Background(), killLimit)

@@ -69,6 +69,16 @@ func (w *oomWatch) follow(c *container) {
 	w.entries[c] = e
 }
 
+// seen is how many kills the watch has read from the container's counter.
+func (w *oomWatch) seen(c *container) uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.entries[c]; e != nil {
+		return e.kills
+	}
+	return 0
+}
+
 func (w *oomWatch) forget(c *container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
