@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -112,19 +111,9 @@ func readProfile(file string) (*specs.LinuxSeccomp, error) {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	defer f.Close()
-	st, err := f.Stat()
+	b, err := readPlain(f, maxProfile)
 	if err != nil {
 		return nil, err
-	}
-	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("it is not a plain file: %w", errdefs.ErrInvalidArgument)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxProfile {
-		return nil, fmt.Errorf("it has more than %d bytes: %w", maxProfile, errdefs.ErrInvalidArgument)
 	}
 	var out specs.LinuxSeccomp
 	dec := json.NewDecoder(bytes.NewReader(b))

@@ -222,6 +222,11 @@ func readInRoot(root, name string) ([]byte, error) {
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer f.Close()
+	return readPlain(f, maxAccounts)
+}
+
+// readPlain reads an open file that must be a plain one of at most limit bytes.
+func readPlain(f *os.File, limit int64) ([]byte, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return nil, err
@@ -229,12 +234,12 @@ func readInRoot(root, name string) ([]byte, error) {
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("it is not a plain file: %w", errdefs.ErrInvalidArgument)
 	}
-	b, err := io.ReadAll(io.LimitReader(f, maxAccounts+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err
 	}
-	if len(b) > maxAccounts {
-		return nil, fmt.Errorf("it has more than %d bytes: %w", maxAccounts, errdefs.ErrInvalidArgument)
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("it has more than %d bytes: %w", limit, errdefs.ErrInvalidArgument)
 	}
 	return b, nil
 }
