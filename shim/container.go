@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -31,6 +32,8 @@ type container struct {
 	lc         *libcontainer.Container
 	init       *process // set under s.mu, once; nil: still being created
 	logFile    *crilog.File
+
+	killed atomic.Bool // by SIGKILL, through us
 
 	// op is held by whatever changes the container through libcontainer: start, exec, pause, resume, update, delete.
 	op chan struct{}
@@ -72,8 +75,7 @@ func (c *container) demand(what string, states ...task.Status) error {
 // watch waits for the end of the init and makes it known when the log is complete.
 func (c *container) watch() {
 	exit := c.init.wait(c.log)
-	// systemd takes an empty scope away at once: what the watch saw counts where the counter is gone.
-	exit.OOMKilled = c.tree.OOMKills() > 0 || c.s.oom.seen(c) > 0
+	exit.OOMKilled = c.s.oom.struck(c, exit.Code == 128+uint32(unix.SIGKILL) && !c.killed.Load())
 	c.s.oom.forget(c)
 	if !c.privatePID { // nobody else would end what the init leaves behind
 		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
@@ -111,6 +113,9 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 	}
 	if all && signal != unix.SIGKILL {
 		return c.tree.Signal(signal)
+	}
+	if signal == unix.SIGKILL {
+		c.killed.Store(true)
 	}
 	err := c.init.fd.Signal(signal)
 	if signal == unix.SIGKILL {
@@ -166,6 +171,7 @@ func (c *container) destroyByForce(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	c.killed.Store(true)
 	_ = c.init.fd.Signal(unix.SIGKILL)
 	c.tree.Thaw()
 	if err := c.tree.Kill(ctx); err != nil {

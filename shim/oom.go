@@ -31,6 +31,9 @@ type oomEntry struct {
 	kills   uint64   // as last told
 	watch   int32    // v2
 	eventfd *os.File // v1
+	// parent is the folder of the cgroup above, others is its count of kills less those of this container.
+	parent string
+	others uint64
 }
 
 func newOOMWatch(log *logrus.Entry) (*oomWatch, error) {
@@ -50,7 +53,7 @@ func (w *oomWatch) close() { _ = w.inotify.Close() }
 func (w *oomWatch) follow(c *container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := &oomEntry{watch: -1}
+	e := &oomEntry{watch: -1, parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
 	var err error
 	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
 		var wd int
@@ -69,14 +72,36 @@ func (w *oomWatch) follow(c *container) {
 	w.entries[c] = e
 }
 
-// seen is how many kills the watch has read from the container's counter.
-func (w *oomWatch) seen(c *container) uint64 {
+// struck says whether the OOM killer ended a process of a container whose init has ended. killed says that the init died
+// of a SIGKILL that is not ours. systemd takes an empty scope away with its counter at once: then counts what the watch
+// had read, else what the cgroup above has counted and no container beside this one accounts for.
+func (w *oomWatch) struck(c *container, killed bool) bool {
+	kills := c.tree.OOMKills()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e := w.entries[c]; e != nil {
-		return e.kills
+	e := w.entries[c]
+	if e == nil {
+		return kills > 0
 	}
-	return 0
+	w.account(e, kills)
+	if e.kills == 0 && killed && c.tree.Gone() && c.tree.ParentOOMKills() > e.others {
+		w.account(e, c.tree.ParentOOMKills()-e.others)
+	}
+	return e.kills > 0
+}
+
+// account notes a container's count, as kills of another for those beside it. The caller holds the lock.
+func (w *oomWatch) account(e *oomEntry, kills uint64) (news bool) {
+	if kills <= e.kills {
+		return false
+	}
+	for _, other := range w.entries {
+		if other != e && other.parent == e.parent {
+			other.others += kills - e.kills
+		}
+	}
+	e.kills = kills
+	return true
 }
 
 func (w *oomWatch) forget(c *container) {
@@ -160,10 +185,7 @@ func (w *oomWatch) look(c *container) {
 		kills := c.tree.OOMKills()
 		w.mu.Lock()
 		e := w.entries[c]
-		news := e != nil && kills > e.kills
-		if news {
-			e.kills = kills
-		}
+		news := e != nil && w.account(e, kills)
 		w.mu.Unlock()
 		if news && !c.init.fd.Ended() {
 			c.s.events.publish(&shimapi.Event{Type: shimapi.Event_OOM, Id: c.id})

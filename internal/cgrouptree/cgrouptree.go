@@ -259,6 +259,31 @@ func (t Tree) OOMKills() uint64 {
 	return sum
 }
 
+// Parent is the folder above a v2 tree, empty on v1.
+func (t Tree) Parent() string {
+	p, ok := t.v2()
+	if !ok {
+		return ""
+	}
+	return filepath.Dir(filepath.Clean(p))
+}
+
+// ParentOOMKills reads the kernel's count for the cgroup above, with everything that is or ever was below it; 0 on v1,
+// which does not add up. It outlives the tree, so that a kill shows in it after somebody else removed the tree.
+func (t Tree) ParentOOMKills() uint64 {
+	p := t.Parent()
+	if p == "" {
+		return 0
+	}
+	return keyed(filepath.Join(p, "memory.events"))["oom_kill"]
+}
+
+// Gone says that the folders of the tree are not there any more.
+func (t Tree) Gone() bool {
+	_, err := os.Stat(t.list())
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // keyed reads a file of "key value" lines; an unreadable one is empty.
 func keyed(path string) map[string]uint64 {
 	b, err := os.ReadFile(path)
