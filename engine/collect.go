@@ -77,7 +77,8 @@ func (c *collector) sweepFolders() {
 func (c *collector) collect(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, err := c.e.db.GarbageCollect(ctx); err != nil {
+	c.e.backend.fresh.begin()
+	if _, err := c.e.db.GarbageCollect(context.WithValue(ctx, collectionKey{}, true)); err != nil {
 		return fmt.Errorf("collect garbage of %s: %w", c.e.opts.Root, err)
 	}
 	if c.sweep.Swap(false) {

@@ -9,10 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
@@ -27,10 +25,11 @@ const upperLabel = "containerd.io/snapshot/overlay.upperdir"
 
 // overlayBackend is containerd's overlay snapshotter with two additions: a commit may bring the usage that was counted
 // while the layer was unpacked (the stock one walks the layer inside both databases' transactions), and the snapshots
-// that a transaction makes are noted, so that one that is rolled back takes them along.
+// that a transaction makes are noted (fresh.go).
 type overlayBackend struct {
 	snapshots.Snapshotter
-	ms *storage.MetaStore
+	ms    *storage.MetaStore
+	fresh fresh
 }
 
 func openOverlay(root string) (*overlayBackend, error) {
@@ -148,25 +147,6 @@ func (b *overlayBackend) Commit(ctx context.Context, name, key string, opts ...s
 		}
 		return nil
 	})
-}
-
-type preparedKey struct{}
-
-// prepared are the backend's keys of the snapshots that one transaction made.
-type prepared struct {
-	mu   sync.Mutex
-	keys []string
-}
-
-// Prepare notes what it made for a transaction that may be rolled back.
-func (b *overlayBackend) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
-	m, err := b.Snapshotter.Prepare(ctx, key, parent, opts...)
-	if p, ok := ctx.Value(preparedKey{}).(*prepared); ok && err == nil {
-		p.mu.Lock()
-		p.keys = append(p.keys, key)
-		p.mu.Unlock()
-	}
-	return m, err
 }
 
 // Cleanup removes the folders of removed snapshots.

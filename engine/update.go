@@ -17,7 +17,11 @@ func (e *Engine) Update(ctx context.Context, fn func(ctx context.Context) error)
 	made := &prepared{}
 	ctx = context.WithValue(e.With(ctx), preparedKey{}, made)
 	err := e.db.Update(func(tx *bolt.Tx) error { return fn(boltutil.WithTransaction(ctx, tx)) })
-	if err == nil || len(made.keys) == 0 {
+	if err == nil {
+		e.backend.fresh.committed(made.keys)
+		return nil
+	}
+	if len(made.keys) == 0 {
 		return err
 	}
 	// The metadata database forgot these keys and may give their numbers again, so that they must not stay behind in
@@ -26,6 +30,7 @@ func (e *Engine) Update(ctx context.Context, fn func(ctx context.Context) error)
 		if rmErr := e.backend.Remove(context.WithoutCancel(ctx), key); rmErr != nil && !errdefs.IsNotFound(rmErr) {
 			err = errors.Join(err, fmt.Errorf("remove snapshot %s of a failed transaction: %w", key, rmErr))
 		}
+		e.backend.fresh.drop(key)
 	}
 	e.gc.sweepFolders()
 	return err
