@@ -1,0 +1,68 @@
+package cgrouptree
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/sys/mountinfo"
+)
+
+// Mounts says where the hierarchies are mounted: by controller on v1, under "" on v2.
+type Mounts map[string]string
+
+// named is the prefix of a hierarchy without controllers.
+const named = "name="
+
+// FindMounts looks for the hierarchies of the node. On a hybrid host, whose v2 hierarchy has no controllers, it gives v1's
+// only. NotFound: there is none.
+func FindMounts() (Mounts, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup", "cgroup2"))
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
+	}
+	return mountsOf(mounts)
+}
+
+func mountsOf(mounts []*mountinfo.Info) (Mounts, error) {
+	all, unified := Mounts{}, ""
+	for _, m := range mounts {
+		switch {
+		case m.FSType == "cgroup2" && unified == "":
+			unified = m.Mountpoint
+		case m.FSType == "cgroup":
+			for option := range strings.SplitSeq(m.VFSOptions, ",") {
+				if slices.Contains(controllersV1, option) || strings.HasPrefix(option, named) {
+					if all[option] == "" { // the first one is the node's own, later ones are containers'
+						all[option] = m.Mountpoint
+					}
+				}
+			}
+		}
+	}
+	if len(all) > 0 {
+		return all, nil
+	}
+	if unified == "" {
+		return nil, fmt.Errorf("no cgroup hierarchy is mounted: %w", errdefs.ErrNotFound)
+	}
+	return Mounts{"": unified}, nil
+}
+
+// controllersV1 are those whose figures are read; others of a mount's options are not looked at.
+var controllersV1 = []string{"cpu", "cpuacct", "memory", "pids", "blkio", "devices", "freezer"}
+
+// Tree gives the tree of the cgroup at path, which is seen from the root of every hierarchy. The root itself is refused.
+func (m Mounts) Tree(path string) (Tree, error) {
+	path = filepath.Clean("/" + path)
+	if path == "/" {
+		return nil, fmt.Errorf("the root of the cgroups belongs to the node: %w", errdefs.ErrInvalidArgument)
+	}
+	t := make(Tree, len(m))
+	for controller, mountpoint := range m {
+		t[controller] = filepath.Join(mountpoint, path)
+	}
+	return t, nil
+}
