@@ -2,17 +2,13 @@ package shim
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -98,36 +94,4 @@ func (t shimService) Events(ctx context.Context, _ *shimapi.EventsRequest, to sh
 
 func (t shimService) Shutdown(ctx context.Context, r *shimapi.ShutdownRequest) (*emptypb.Empty, error) {
 	return nothing, t.s.shutdown(ctx, r.Force)
-}
-
-// stats reads the figures of a container that has not been removed.
-func (s *Server) stats(id string) (*shimapi.StatsResponse, error) {
-	c, err := s.get(id)
-	if err != nil {
-		return nil, err
-	}
-	st, err := c.tree.Stats()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the cgroup of container %s is gone: %w", id, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("stats of container %s: %w", id, err)
-	}
-	return &shimapi.StatsResponse{
-		Time: timestamppb.New(time.Now()), CpuUsage: st.CPUUsage,
-		MemoryUsage: st.MemoryUsage, MemoryWorkingSet: st.WorkingSet, MemoryLimit: st.MemoryLimit, MemoryRss: st.RSS,
-		PageFaults: st.PageFaults, MajorPageFaults: st.MajorPageFaults, SwapUsage: st.SwapUsage, SwapLimit: st.SwapLimit,
-		Pids: st.Pids, PidsLimit: st.PidsLimit, OomKills: st.OOMKills,
-		CpuPsi: psi(st.CPU), MemoryPsi: psi(st.Memory), IoPsi: psi(st.IO),
-	}, nil
-}
-
-func psi(p *cgrouptree.Pressure) *shimapi.PSI {
-	if p == nil {
-		return nil
-	}
-	return &shimapi.PSI{
-		SomeTotal: p.Some.Total, SomeAvg10: p.Some.Avg10, SomeAvg60: p.Some.Avg60, SomeAvg300: p.Some.Avg300,
-		FullTotal: p.Full.Total, FullAvg10: p.Full.Avg10, FullAvg60: p.Full.Avg60, FullAvg300: p.Full.Avg300,
-	}
 }

@@ -113,33 +113,3 @@ func TestTheRootIsRefused(t *testing.T) {
 		}
 	}
 }
-
-func TestFigures(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"cpu.stat": "usage_usec 1500\nuser_usec 1\n", "memory.current": "5000\n", "memory.max": "max\n",
-		"memory.stat": "anon 300\ninactive_file 1000\npgfault 7\npgmajfault 2\n", "memory.swap.current": "9\n", "memory.swap.max": "max\n",
-		"memory.events": "oom 3\noom_kill 2\n", "pids.current": "4\n", "pids.max": "10\n",
-		"memory.pressure": "some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=3.00 total=34\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, err := Tree{"": dir}.Stats()
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := s.Memory
-	s.Memory = nil
-	if s.CPU != nil || s.IO != nil {
-		t.Error("pressure from nowhere")
-	}
-	want := Stats{CPUUsage: 1500000, MemoryUsage: 5000, WorkingSet: 4000, RSS: 300, PageFaults: 7, MajorPageFaults: 2, SwapUsage: 9, Pids: 4, PidsLimit: 10, OOMKills: 2}
-	if s != want {
-		t.Errorf("%+v", s)
-	}
-	if p == nil || p.Some != (Stall{1.5, 0.25, 0, 12}) || p.Full != (Stall{0, 0, 3, 34}) {
-		t.Errorf("pressure %+v", p)
-	}
-}

@@ -27,28 +27,32 @@ func FindMounts() (Mounts, error) {
 }
 
 func mountsOf(mounts []*mountinfo.Info) (Mounts, error) {
-	all, unified := Mounts{}, ""
+	all, controllers, unified := Mounts{}, 0, ""
 	for _, m := range mounts {
 		switch {
 		case m.FSType == "cgroup2" && unified == "":
 			unified = m.Mountpoint
 		case m.FSType == "cgroup":
 			for option := range strings.SplitSeq(m.VFSOptions, ",") {
-				if slices.Contains(controllersV1, option) || strings.HasPrefix(option, named) {
-					if all[option] == "" { // the first one is the node's own, later ones are containers'
-						all[option] = m.Mountpoint
-					}
+				controller := slices.Contains(controllersV1, option)
+				// The first one is the node's own, later ones are containers'.
+				if all[option] != "" || !controller && !strings.HasPrefix(option, named) {
+					continue
+				}
+				all[option] = m.Mountpoint
+				if controller {
+					controllers++
 				}
 			}
 		}
 	}
-	if len(all) > 0 {
+	switch {
+	case controllers > 0:
 		return all, nil
+	case unified != "":
+		return Mounts{"": unified}, nil
 	}
-	if unified == "" {
-		return nil, fmt.Errorf("no cgroup hierarchy is mounted: %w", errdefs.ErrNotFound)
-	}
-	return Mounts{"": unified}, nil
+	return nil, fmt.Errorf("no cgroup hierarchy with controllers is mounted: %w", errdefs.ErrNotFound)
 }
 
 // controllersV1 are those whose figures are read; others of a mount's options are not looked at.

@@ -176,36 +176,6 @@ func (c *Client) ReopenLog(ctx context.Context, id string) error {
 	})
 }
 
-// Stats reads the container's cgroups.
-func (c *Client) Stats(ctx context.Context, id string) (task.Stats, error) {
-	var s *shimapi.StatsResponse
-	err := c.call(func(conn *connection) (err error) {
-		s, err = conn.shim.Stats(ctx, &shimapi.StatsRequest{Id: id})
-		return err
-	})
-	if err != nil {
-		return task.Stats{}, err
-	}
-	return task.Stats{
-		Time: s.Time.AsTime(), CPUUsage: s.CpuUsage,
-		MemoryUsage: s.MemoryUsage, MemoryWorkingSet: s.MemoryWorkingSet, MemoryLimit: s.MemoryLimit, MemoryRSS: s.MemoryRss,
-		PageFaults: s.PageFaults, MajorPageFaults: s.MajorPageFaults, SwapUsage: s.SwapUsage, SwapLimit: s.SwapLimit,
-		Pids: s.Pids, PidsLimit: s.PidsLimit, OOMKills: s.OomKills,
-		CPUPSI: psi(s.CpuPsi), MemoryPSI: psi(s.MemoryPsi), IOPSI: psi(s.IoPsi),
-	}, nil
-}
-
-func psi(p *shimapi.PSI) *task.PSI {
-	if p == nil {
-		return nil
-	}
-	return &task.PSI{
-		SomeTotal: p.SomeTotal, FullTotal: p.FullTotal,
-		SomeAvg10: p.SomeAvg10, SomeAvg60: p.SomeAvg60, SomeAvg300: p.SomeAvg300,
-		FullAvg10: p.FullAvg10, FullAvg60: p.FullAvg60, FullAvg300: p.FullAvg300,
-	}
-}
-
 // Exec starts a further process in a running container. A process that comes to be after ctx has ended is killed.
 func (c *Client) Exec(ctx context.Context, r task.ExecRequest) (int, error) {
 	var pid int

@@ -122,28 +122,3 @@ type Event struct {
 	ID   string
 	Exit *Exit // for EventExit
 }
-
-// Stats are the figures of a container's cgroups, in bytes, nanoseconds and counts.
-type Stats struct {
-	Time              time.Time
-	CPUUsage          uint64 // ns, total
-	MemoryUsage       uint64
-	MemoryWorkingSet  uint64 // usage less inactive file pages
-	MemoryLimit       uint64 // 0: none
-	MemoryRSS         uint64
-	PageFaults        uint64
-	MajorPageFaults   uint64
-	SwapUsage         uint64
-	SwapLimit         uint64
-	Pids              uint64
-	PidsLimit         uint64
-	OOMKills          uint64
-	CPUPSI, MemoryPSI *PSI // nil where the kernel has none (cgroup v1)
-	IOPSI             *PSI
-}
-
-// PSI is a pressure stall record (Documentation/accounting/psi.rst); Total in µs, averages in per cent.
-type PSI struct {
-	SomeTotal, FullTotal                                               uint64
-	SomeAvg10, SomeAvg60, SomeAvg300, FullAvg10, FullAvg60, FullAvg300 float64
-}

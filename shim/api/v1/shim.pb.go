@@ -726,25 +726,39 @@ func (x *StatsRequest) GetId() string {
 
 // Bytes, nanoseconds and counts.
 type StatsResponse struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Time             *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
-	CpuUsage         uint64                 `protobuf:"varint,2,opt,name=cpu_usage,json=cpuUsage,proto3" json:"cpu_usage,omitempty"`
-	MemoryUsage      uint64                 `protobuf:"varint,3,opt,name=memory_usage,json=memoryUsage,proto3" json:"memory_usage,omitempty"`
-	MemoryWorkingSet uint64                 `protobuf:"varint,4,opt,name=memory_working_set,json=memoryWorkingSet,proto3" json:"memory_working_set,omitempty"`
-	MemoryLimit      uint64                 `protobuf:"varint,5,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"` // 0: none
-	MemoryRss        uint64                 `protobuf:"varint,6,opt,name=memory_rss,json=memoryRss,proto3" json:"memory_rss,omitempty"`
-	PageFaults       uint64                 `protobuf:"varint,7,opt,name=page_faults,json=pageFaults,proto3" json:"page_faults,omitempty"`
-	MajorPageFaults  uint64                 `protobuf:"varint,8,opt,name=major_page_faults,json=majorPageFaults,proto3" json:"major_page_faults,omitempty"`
-	SwapUsage        uint64                 `protobuf:"varint,9,opt,name=swap_usage,json=swapUsage,proto3" json:"swap_usage,omitempty"`
-	SwapLimit        uint64                 `protobuf:"varint,10,opt,name=swap_limit,json=swapLimit,proto3" json:"swap_limit,omitempty"`
-	Pids             uint64                 `protobuf:"varint,11,opt,name=pids,proto3" json:"pids,omitempty"`
-	PidsLimit        uint64                 `protobuf:"varint,12,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
-	OomKills         uint64                 `protobuf:"varint,13,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
-	CpuPsi           *PSI                   `protobuf:"bytes,14,opt,name=cpu_psi,json=cpuPsi,proto3" json:"cpu_psi,omitempty"`
-	MemoryPsi        *PSI                   `protobuf:"bytes,15,opt,name=memory_psi,json=memoryPsi,proto3" json:"memory_psi,omitempty"`
-	IoPsi            *PSI                   `protobuf:"bytes,16,opt,name=io_psi,json=ioPsi,proto3" json:"io_psi,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Time                *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	CpuUsage            uint64                 `protobuf:"varint,2,opt,name=cpu_usage,json=cpuUsage,proto3" json:"cpu_usage,omitempty"`
+	MemoryUsage         uint64                 `protobuf:"varint,3,opt,name=memory_usage,json=memoryUsage,proto3" json:"memory_usage,omitempty"`
+	MemoryWorkingSet    uint64                 `protobuf:"varint,4,opt,name=memory_working_set,json=memoryWorkingSet,proto3" json:"memory_working_set,omitempty"`
+	MemoryLimit         uint64                 `protobuf:"varint,5,opt,name=memory_limit,json=memoryLimit,proto3" json:"memory_limit,omitempty"` // 0: none
+	MemoryRss           uint64                 `protobuf:"varint,6,opt,name=memory_rss,json=memoryRss,proto3" json:"memory_rss,omitempty"`
+	PageFaults          uint64                 `protobuf:"varint,7,opt,name=page_faults,json=pageFaults,proto3" json:"page_faults,omitempty"`
+	MajorPageFaults     uint64                 `protobuf:"varint,8,opt,name=major_page_faults,json=majorPageFaults,proto3" json:"major_page_faults,omitempty"`
+	SwapUsage           uint64                 `protobuf:"varint,9,opt,name=swap_usage,json=swapUsage,proto3" json:"swap_usage,omitempty"`
+	SwapLimit           uint64                 `protobuf:"varint,10,opt,name=swap_limit,json=swapLimit,proto3" json:"swap_limit,omitempty"`
+	Pids                uint64                 `protobuf:"varint,11,opt,name=pids,proto3" json:"pids,omitempty"`
+	PidsLimit           uint64                 `protobuf:"varint,12,opt,name=pids_limit,json=pidsLimit,proto3" json:"pids_limit,omitempty"`
+	OomKills            uint64                 `protobuf:"varint,13,opt,name=oom_kills,json=oomKills,proto3" json:"oom_kills,omitempty"`
+	CpuPsi              *PSI                   `protobuf:"bytes,14,opt,name=cpu_psi,json=cpuPsi,proto3" json:"cpu_psi,omitempty"`
+	MemoryPsi           *PSI                   `protobuf:"bytes,15,opt,name=memory_psi,json=memoryPsi,proto3" json:"memory_psi,omitempty"`
+	IoPsi               *PSI                   `protobuf:"bytes,16,opt,name=io_psi,json=ioPsi,proto3" json:"io_psi,omitempty"`
+	CpuUser             uint64                 `protobuf:"varint,17,opt,name=cpu_user,json=cpuUser,proto3" json:"cpu_user,omitempty"`
+	CpuSystem           uint64                 `protobuf:"varint,18,opt,name=cpu_system,json=cpuSystem,proto3" json:"cpu_system,omitempty"`
+	CpuPeriods          uint64                 `protobuf:"varint,19,opt,name=cpu_periods,json=cpuPeriods,proto3" json:"cpu_periods,omitempty"`
+	CpuThrottledPeriods uint64                 `protobuf:"varint,20,opt,name=cpu_throttled_periods,json=cpuThrottledPeriods,proto3" json:"cpu_throttled_periods,omitempty"`
+	CpuThrottledTime    uint64                 `protobuf:"varint,21,opt,name=cpu_throttled_time,json=cpuThrottledTime,proto3" json:"cpu_throttled_time,omitempty"`
+	MemoryPeak          uint64                 `protobuf:"varint,22,opt,name=memory_peak,json=memoryPeak,proto3" json:"memory_peak,omitempty"`
+	MemoryLimitHits     uint64                 `protobuf:"varint,23,opt,name=memory_limit_hits,json=memoryLimitHits,proto3" json:"memory_limit_hits,omitempty"`
+	MemoryCache         uint64                 `protobuf:"varint,24,opt,name=memory_cache,json=memoryCache,proto3" json:"memory_cache,omitempty"`
+	MemoryMappedFile    uint64                 `protobuf:"varint,25,opt,name=memory_mapped_file,json=memoryMappedFile,proto3" json:"memory_mapped_file,omitempty"`
+	MemoryKernel        uint64                 `protobuf:"varint,26,opt,name=memory_kernel,json=memoryKernel,proto3" json:"memory_kernel,omitempty"`
+	MemoryActiveFile    uint64                 `protobuf:"varint,27,opt,name=memory_active_file,json=memoryActiveFile,proto3" json:"memory_active_file,omitempty"`
+	MemoryInactiveFile  uint64                 `protobuf:"varint,28,opt,name=memory_inactive_file,json=memoryInactiveFile,proto3" json:"memory_inactive_file,omitempty"`
+	Processes           uint64                 `protobuf:"varint,29,opt,name=processes,proto3" json:"processes,omitempty"`
+	Devices             []*DeviceIO            `protobuf:"bytes,30,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *StatsResponse) Reset() {
@@ -889,6 +903,189 @@ func (x *StatsResponse) GetIoPsi() *PSI {
 	return nil
 }
 
+func (x *StatsResponse) GetCpuUser() uint64 {
+	if x != nil {
+		return x.CpuUser
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetCpuSystem() uint64 {
+	if x != nil {
+		return x.CpuSystem
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetCpuPeriods() uint64 {
+	if x != nil {
+		return x.CpuPeriods
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetCpuThrottledPeriods() uint64 {
+	if x != nil {
+		return x.CpuThrottledPeriods
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetCpuThrottledTime() uint64 {
+	if x != nil {
+		return x.CpuThrottledTime
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryPeak() uint64 {
+	if x != nil {
+		return x.MemoryPeak
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryLimitHits() uint64 {
+	if x != nil {
+		return x.MemoryLimitHits
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryCache() uint64 {
+	if x != nil {
+		return x.MemoryCache
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryMappedFile() uint64 {
+	if x != nil {
+		return x.MemoryMappedFile
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryKernel() uint64 {
+	if x != nil {
+		return x.MemoryKernel
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryActiveFile() uint64 {
+	if x != nil {
+		return x.MemoryActiveFile
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetMemoryInactiveFile() uint64 {
+	if x != nil {
+		return x.MemoryInactiveFile
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetProcesses() uint64 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
+func (x *StatsResponse) GetDevices() []*DeviceIO {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+// What was read from and written to a block device, in bytes and requests.
+type DeviceIO struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Major         uint64                 `protobuf:"varint,1,opt,name=major,proto3" json:"major,omitempty"`
+	Minor         uint64                 `protobuf:"varint,2,opt,name=minor,proto3" json:"minor,omitempty"`
+	ReadBytes     uint64                 `protobuf:"varint,3,opt,name=read_bytes,json=readBytes,proto3" json:"read_bytes,omitempty"`
+	WriteBytes    uint64                 `protobuf:"varint,4,opt,name=write_bytes,json=writeBytes,proto3" json:"write_bytes,omitempty"`
+	Reads         uint64                 `protobuf:"varint,5,opt,name=reads,proto3" json:"reads,omitempty"`
+	Writes        uint64                 `protobuf:"varint,6,opt,name=writes,proto3" json:"writes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceIO) Reset() {
+	*x = DeviceIO{}
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceIO) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceIO) ProtoMessage() {}
+
+func (x *DeviceIO) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceIO.ProtoReflect.Descriptor instead.
+func (*DeviceIO) Descriptor() ([]byte, []int) {
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DeviceIO) GetMajor() uint64 {
+	if x != nil {
+		return x.Major
+	}
+	return 0
+}
+
+func (x *DeviceIO) GetMinor() uint64 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *DeviceIO) GetReadBytes() uint64 {
+	if x != nil {
+		return x.ReadBytes
+	}
+	return 0
+}
+
+func (x *DeviceIO) GetWriteBytes() uint64 {
+	if x != nil {
+		return x.WriteBytes
+	}
+	return 0
+}
+
+func (x *DeviceIO) GetReads() uint64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *DeviceIO) GetWrites() uint64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
 // A pressure stall record: totals in microseconds, averages in per cent.
 type PSI struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -906,7 +1103,7 @@ type PSI struct {
 
 func (x *PSI) Reset() {
 	*x = PSI{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1115,7 @@ func (x *PSI) String() string {
 func (*PSI) ProtoMessage() {}
 
 func (x *PSI) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1128,7 @@ func (x *PSI) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PSI.ProtoReflect.Descriptor instead.
 func (*PSI) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PSI) GetSomeTotal() uint64 {
@@ -1045,7 +1242,7 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\x0fShutdownRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\"\x1e\n" +
 	"\fStatsRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xd5\x04\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x86\t\n" +
 	"\rStatsResponse\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1b\n" +
 	"\tcpu_usage\x18\x02 \x01(\x04R\bcpuUsage\x12!\n" +
@@ -1069,7 +1266,33 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\acpu_psi\x18\x0e \x01(\v2\x12.pouch.shim.v1.PSIR\x06cpuPsi\x121\n" +
 	"\n" +
 	"memory_psi\x18\x0f \x01(\v2\x12.pouch.shim.v1.PSIR\tmemoryPsi\x12)\n" +
-	"\x06io_psi\x18\x10 \x01(\v2\x12.pouch.shim.v1.PSIR\x05ioPsi\"\x81\x02\n" +
+	"\x06io_psi\x18\x10 \x01(\v2\x12.pouch.shim.v1.PSIR\x05ioPsi\x12\x19\n" +
+	"\bcpu_user\x18\x11 \x01(\x04R\acpuUser\x12\x1d\n" +
+	"\n" +
+	"cpu_system\x18\x12 \x01(\x04R\tcpuSystem\x12\x1f\n" +
+	"\vcpu_periods\x18\x13 \x01(\x04R\n" +
+	"cpuPeriods\x122\n" +
+	"\x15cpu_throttled_periods\x18\x14 \x01(\x04R\x13cpuThrottledPeriods\x12,\n" +
+	"\x12cpu_throttled_time\x18\x15 \x01(\x04R\x10cpuThrottledTime\x12\x1f\n" +
+	"\vmemory_peak\x18\x16 \x01(\x04R\n" +
+	"memoryPeak\x12*\n" +
+	"\x11memory_limit_hits\x18\x17 \x01(\x04R\x0fmemoryLimitHits\x12!\n" +
+	"\fmemory_cache\x18\x18 \x01(\x04R\vmemoryCache\x12,\n" +
+	"\x12memory_mapped_file\x18\x19 \x01(\x04R\x10memoryMappedFile\x12#\n" +
+	"\rmemory_kernel\x18\x1a \x01(\x04R\fmemoryKernel\x12,\n" +
+	"\x12memory_active_file\x18\x1b \x01(\x04R\x10memoryActiveFile\x120\n" +
+	"\x14memory_inactive_file\x18\x1c \x01(\x04R\x12memoryInactiveFile\x12\x1c\n" +
+	"\tprocesses\x18\x1d \x01(\x04R\tprocesses\x121\n" +
+	"\adevices\x18\x1e \x03(\v2\x17.pouch.shim.v1.DeviceIOR\adevices\"\xa4\x01\n" +
+	"\bDeviceIO\x12\x14\n" +
+	"\x05major\x18\x01 \x01(\x04R\x05major\x12\x14\n" +
+	"\x05minor\x18\x02 \x01(\x04R\x05minor\x12\x1d\n" +
+	"\n" +
+	"read_bytes\x18\x03 \x01(\x04R\treadBytes\x12\x1f\n" +
+	"\vwrite_bytes\x18\x04 \x01(\x04R\n" +
+	"writeBytes\x12\x14\n" +
+	"\x05reads\x18\x05 \x01(\x04R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x06 \x01(\x04R\x06writes\"\x81\x02\n" +
 	"\x03PSI\x12\x1d\n" +
 	"\n" +
 	"some_total\x18\x01 \x01(\x04R\tsomeTotal\x12\x1d\n" +
@@ -1110,7 +1333,7 @@ func file_shim_api_v1_shim_proto_rawDescGZIP() []byte {
 }
 
 var file_shim_api_v1_shim_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_shim_api_v1_shim_proto_goTypes = []any{
 	(Event_Type)(0),               // 0: pouch.shim.v1.Event.Type
 	(*CreateOptions)(nil),         // 1: pouch.shim.v1.CreateOptions
@@ -1126,43 +1349,45 @@ var file_shim_api_v1_shim_proto_goTypes = []any{
 	(*ShutdownRequest)(nil),       // 11: pouch.shim.v1.ShutdownRequest
 	(*StatsRequest)(nil),          // 12: pouch.shim.v1.StatsRequest
 	(*StatsResponse)(nil),         // 13: pouch.shim.v1.StatsResponse
-	(*PSI)(nil),                   // 14: pouch.shim.v1.PSI
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 16: google.protobuf.Empty
+	(*DeviceIO)(nil),              // 14: pouch.shim.v1.DeviceIO
+	(*PSI)(nil),                   // 15: pouch.shim.v1.PSI
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 17: google.protobuf.Empty
 }
 var file_shim_api_v1_shim_proto_depIdxs = []int32{
-	15, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
-	15, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
-	15, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	16, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
+	16, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
+	16, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
 	3,  // 3: pouch.shim.v1.Process.exit:type_name -> pouch.shim.v1.Exit
 	4,  // 4: pouch.shim.v1.ListResponse.containers:type_name -> pouch.shim.v1.Process
 	0,  // 5: pouch.shim.v1.Event.type:type_name -> pouch.shim.v1.Event.Type
 	3,  // 6: pouch.shim.v1.Event.exit:type_name -> pouch.shim.v1.Exit
-	15, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
-	14, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
-	14, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
-	14, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
-	16, // 11: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
-	16, // 12: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
-	6,  // 13: pouch.shim.v1.Shim.Start:input_type -> pouch.shim.v1.StartRequest
-	7,  // 14: pouch.shim.v1.Shim.Inspect:input_type -> pouch.shim.v1.InspectRequest
-	12, // 15: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
-	8,  // 16: pouch.shim.v1.Shim.ReopenLog:input_type -> pouch.shim.v1.ReopenLogRequest
-	9,  // 17: pouch.shim.v1.Shim.Events:input_type -> pouch.shim.v1.EventsRequest
-	11, // 18: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
-	2,  // 19: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
-	5,  // 20: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
-	4,  // 21: pouch.shim.v1.Shim.Start:output_type -> pouch.shim.v1.Process
-	4,  // 22: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
-	13, // 23: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
-	16, // 24: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
-	10, // 25: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
-	16, // 26: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
+	15, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
+	15, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
+	15, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
+	14, // 11: pouch.shim.v1.StatsResponse.devices:type_name -> pouch.shim.v1.DeviceIO
+	17, // 12: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
+	17, // 13: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
+	6,  // 14: pouch.shim.v1.Shim.Start:input_type -> pouch.shim.v1.StartRequest
+	7,  // 15: pouch.shim.v1.Shim.Inspect:input_type -> pouch.shim.v1.InspectRequest
+	12, // 16: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
+	8,  // 17: pouch.shim.v1.Shim.ReopenLog:input_type -> pouch.shim.v1.ReopenLogRequest
+	9,  // 18: pouch.shim.v1.Shim.Events:input_type -> pouch.shim.v1.EventsRequest
+	11, // 19: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
+	2,  // 20: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
+	5,  // 21: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
+	4,  // 22: pouch.shim.v1.Shim.Start:output_type -> pouch.shim.v1.Process
+	4,  // 23: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
+	13, // 24: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
+	17, // 25: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
+	10, // 26: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
+	17, // 27: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_shim_api_v1_shim_proto_init() }
@@ -1176,7 +1401,7 @@ func file_shim_api_v1_shim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_v1_shim_proto_rawDesc), len(file_shim_api_v1_shim_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
