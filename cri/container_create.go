@@ -99,6 +99,7 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 		ID: newID(), SandboxID: sb.id, CreatedAt: s.clock.now(), Config: cfg, RequestDigest: digest,
 		ImageID: img.ID, ImageRef: imageRef(img, cfg.UserImage), LogPath: logPath(sbRec.Config, cfg),
 	}
+	rec.Lineage = s.lineage(sb, rec)
 	var steps undo.Stack
 	defer func() {
 		if err != nil {

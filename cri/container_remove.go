@@ -42,7 +42,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 			return err
 		}
 		failpoint.Hit("container.remove-ended")
-		if err := s.Rootfs.Remove(ctx, c.id); err != nil {
+		if err := s.removeRecord(ctx, c); err != nil {
 			return err
 		}
 		failpoint.Hit("container.remove-rootfs")

@@ -63,6 +63,7 @@ func (s *Service) containerInfo(v view) map[string]any {
 		"config":    v.rec.Config,
 		"bundle":    s.bundleDir(v.rec.ID),
 		"argv":      v.rec.Argv,
+		"lineage":   v.rec.Lineage,
 	}
 	if sp, err := s.readSpec(v.rec.ID); err == nil {
 		info["runtimeSpec"] = sp

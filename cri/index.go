@@ -110,6 +110,20 @@ func listed[T interface {
 	return all
 }
 
+// sandboxesOf gives all sandboxes of a pod by its key, oldest first.
+func (x *index) sandboxesOf(key string) []*sandbox {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var all []*sandbox
+	for _, sb := range x.sandboxes {
+		if sb.key == key {
+			all = append(all, sb)
+		}
+	}
+	slices.SortFunc(all, func(a, b *sandbox) int { return a.created.Compare(b.created) })
+	return all
+}
+
 // containersOf gives all containers of a sandbox, also those in no list.
 func (x *index) containersOf(sandboxID string) []*container {
 	x.mu.RLock()

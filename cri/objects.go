@@ -20,6 +20,7 @@ const usersMax = 1 << 30
 // sandbox is a sandbox in memory: its record and what guards it.
 type sandbox struct {
 	id      string
+	key     string // of its pod, see podKey
 	created time.Time
 	listed  atomic.Bool
 	// use is held with weight 1 by who works in the sandbox (create and start of a container), with usersMax by who
@@ -30,13 +31,17 @@ type sandbox struct {
 	stop, remove flight.Flight
 	// holding serialises the start of the pid namespace's holder.
 	holding sync.Mutex
+	// writing is held by who changes the durable record, so that no older one is written over a newer one. leaving, which
+	// it guards, says that the record goes and must not be written any more.
+	writing sync.Mutex
+	leaving bool
 
 	mu  sync.Mutex
 	rec model.Sandbox
 }
 
 func newSandbox(rec model.Sandbox) *sandbox {
-	return &sandbox{id: rec.ID, created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
+	return &sandbox{id: rec.ID, key: podKey(rec.ID, rec.Config), created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
 }
 
 func (sb *sandbox) isListed() bool       { return sb.listed.Load() }
@@ -51,6 +56,13 @@ func (sb *sandbox) record() model.Sandbox {
 
 func (sb *sandbox) ready() bool {
 	return sb.record().State == model.SandboxReady && !sb.stopping.Load()
+}
+
+// leave says that the record is about to go: no history is handed to it any more.
+func (sb *sandbox) leave() {
+	sb.writing.Lock()
+	defer sb.writing.Unlock()
+	sb.leaving = true
 }
 
 // pod is what package network knows of the sandbox.

@@ -75,10 +75,7 @@ func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err err
 		sb.listed.Store(true)
 		s.sandboxNames.adopt(sandboxName(rec.Config), rec.RequestDigest, id)
 		if rec.State == model.SandboxReady && !s.survives(sb) {
-			sb.mu.Lock()
-			sb.rec.State = model.SandboxNotReady
-			sb.mu.Unlock()
-			if err := s.putSandbox(ctx, sb.record()); err != nil {
+			if err := s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State = model.SandboxNotReady }); err != nil {
 				return nil, err
 			}
 		}

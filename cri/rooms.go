@@ -60,6 +60,8 @@ type Rootfs interface {
 	Records(ctx context.Context) (map[string][]byte, error)
 	// Remove drops record and snapshot; an absent one is no error. It unmounts first.
 	Remove(ctx context.Context, id string) error
+	// RemoveInto is Remove that in the same commit replaces the record of a sandbox, if that one is there.
+	RemoveInto(ctx context.Context, id, sandboxID string, sandboxRecord []byte) error
 	// Mount mounts the root filesystem of the container and gives the path; a second Mount gives the same path.
 	Mount(ctx context.Context, id string) (string, error)
 	// Unmount takes the mount away; an absent one is no error.

@@ -36,6 +36,9 @@ func (s *Service) removeSandboxByID(ctx context.Context, id string) error {
 			}
 		}
 		failpoint.Hit("sandbox.emptied")
+		if err := s.bequeath(ctx, sb); err != nil {
+			return err
+		}
 		if err := s.wipeSandbox(ctx, sb); err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func (s *Service) makeSandbox(ctx context.Context, cfg model.SandboxConfig, dige
 	}()
 	s.index.addSandbox(sb)
 	steps.Add("forget sandbox", func(context.Context) error { s.index.dropSandbox(sb.id); return nil })
-	steps.Add("delete sandbox record", func(ctx context.Context) error { return s.Records.DeleteSandbox(ctx, sb.id) })
+	steps.Add("delete sandbox record", func(ctx context.Context) error { sb.leave(); return s.Records.DeleteSandbox(ctx, sb.id) })
 	if err := s.putSandbox(ctx, sb.record()); err != nil {
 		return "", err
 	}
@@ -77,14 +77,13 @@ func (s *Service) makeSandbox(ctx context.Context, cfg model.SandboxConfig, dige
 	if err != nil {
 		return "", err
 	}
-	sb.mu.Lock()
-	for _, ip := range attachment.IPs {
-		sb.rec.IPs = append(sb.rec.IPs, ip.String())
-	}
-	sb.rec.CNIResult, sb.rec.State = attachment.Result, model.SandboxReady
-	rec := sb.rec
-	sb.mu.Unlock()
-	if err := s.putSandbox(ctx, rec); err != nil {
+	err = s.updateSandbox(ctx, sb, func(rec *model.Sandbox) {
+		for _, ip := range attachment.IPs {
+			rec.IPs = append(rec.IPs, ip.String())
+		}
+		rec.CNIResult, rec.State = attachment.Result, model.SandboxReady
+	})
+	if err != nil {
 		return "", err
 	}
 	failpoint.Hit("sandbox.ready")
@@ -124,6 +123,7 @@ func (s *Service) undoSandbox(ctx context.Context, sb *sandbox, steps *undo.Stac
 
 // wipeSandbox removes every trace of a sandbox without containers; it can be repeated.
 func (s *Service) wipeSandbox(ctx context.Context, sb *sandbox) error {
+	sb.leave()
 	pod := sb.pod()
 	var errs []error
 	if !pod.HostNetwork && !sb.record().NetworkDown {
@@ -140,6 +140,18 @@ func (s *Service) wipeSandbox(ctx context.Context, sb *sandbox) error {
 	return nil
 }
 
+// updateSandbox changes the record, first in memory, then durably.
+func (s *Service) updateSandbox(ctx context.Context, sb *sandbox, edit func(*model.Sandbox)) error {
+	sb.writing.Lock()
+	defer sb.writing.Unlock()
+	sb.mu.Lock()
+	edit(&sb.rec)
+	rec := sb.rec
+	sb.mu.Unlock()
+	return s.putSandbox(ctx, rec)
+}
+
+// putSandbox writes a record; sb.writing must be held once others can see the sandbox.
 func (s *Service) putSandbox(ctx context.Context, rec model.Sandbox) error {
 	b, err := json.Marshal(rec)
 	if err != nil {

@@ -113,9 +113,5 @@ func (s *Service) disconnect(ctx context.Context, sb *sandbox) error {
 	if err := s.Network.Unpin(ctx, sb.id); err != nil {
 		return err
 	}
-	sb.mu.Lock()
-	sb.rec.State, sb.rec.NetworkDown = model.SandboxNotReady, true
-	rec := sb.rec
-	sb.mu.Unlock()
-	return s.putSandbox(ctx, rec)
+	return s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State, rec.NetworkDown = model.SandboxNotReady, true })
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/sandbox"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
@@ -151,6 +152,23 @@ func (s *Rootfs) Records(ctx context.Context) (map[string][]byte, error) {
 // Remove unmounts the root filesystem and drops it with its record; what is absent is no error. The files go with the
 // next garbage collection.
 func (s *Rootfs) Remove(ctx context.Context, id string) error {
+	return s.remove(ctx, id, func(context.Context) error { return nil })
+}
+
+// RemoveInto is Remove that, in the same commit, replaces the record of a sandbox: what the container leaves behind is
+// there from the moment when the container is not. A sandbox that is gone is no error.
+func (s *Rootfs) RemoveInto(ctx context.Context, id, sandboxID string, sandboxRecord []byte) error {
+	sb := sandbox.Sandbox{ID: sandboxID, Extensions: map[string]typeurl.Any{recordKey: record(sandboxRecord)}}
+	return s.remove(ctx, id, func(ctx context.Context) error {
+		if _, err := s.eng.Sandboxes.Update(ctx, sb, "extensions."+recordKey); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("write record of sandbox %s: %w", sandboxID, err)
+		}
+		return nil
+	})
+}
+
+// remove does more in its commit.
+func (s *Rootfs) remove(ctx context.Context, id string, more func(context.Context) error) error {
 	if err := s.Unmount(ctx, id); err != nil {
 		return err
 	}
@@ -161,7 +179,7 @@ func (s *Rootfs) Remove(ctx context.Context, id string) error {
 		if err := s.eng.Snapshots.Remove(ctx, id); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
-		return nil
+		return more(ctx)
 	})
 	if err != nil {
 		return fmt.Errorf("remove root filesystem of container %s: %w", id, err)

@@ -129,6 +129,8 @@ type Container struct {
 	// Image identity, fixed at creation.
 	ImageID  string `json:"imageID"`  // sha256:… of the image's configuration
 	ImageRef string `json:"imageRef"` // repo@sha256:…
+	// Lineage is zero in records that are older than it.
+	Lineage Lineage `json:"lineage,omitzero"`
 	// Resolved at creation.
 	User       User     `json:"user"`
 	StopSignal string   `json:"stopSignal"`

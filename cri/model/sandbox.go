@@ -130,4 +130,6 @@ type Sandbox struct {
 	CNIResult []byte `json:"cniResult,omitempty"`
 	// NetworkDown says that CNI DEL succeeded (or was never needed).
 	NetworkDown bool `json:"networkDown,omitempty"`
+	// History has the generations whose containers are removed, oldest first. It is replaced, never written to.
+	History []Generation `json:"history,omitempty"`
 }

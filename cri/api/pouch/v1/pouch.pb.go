@@ -23,6 +23,114 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Cause says why a container was created.
+type Cause int32
+
+const (
+	Cause_CAUSE_UNSPECIFIED Cause = 0 // not known
+	Cause_CAUSE_FIRST       Cause = 1 // nothing of that name ran in the pod before
+	Cause_CAUSE_RESTART     Cause = 2 // the same was asked for as of the predecessor
+	Cause_CAUSE_UPGRADE     Cause = 3 // something else was asked for
+)
+
+// Enum value maps for Cause.
+var (
+	Cause_name = map[int32]string{
+		0: "CAUSE_UNSPECIFIED",
+		1: "CAUSE_FIRST",
+		2: "CAUSE_RESTART",
+		3: "CAUSE_UPGRADE",
+	}
+	Cause_value = map[string]int32{
+		"CAUSE_UNSPECIFIED": 0,
+		"CAUSE_FIRST":       1,
+		"CAUSE_RESTART":     2,
+		"CAUSE_UPGRADE":     3,
+	}
+)
+
+func (x Cause) Enum() *Cause {
+	p := new(Cause)
+	*p = x
+	return p
+}
+
+func (x Cause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Cause) Descriptor() protoreflect.EnumDescriptor {
+	return file_pouch_proto_enumTypes[0].Descriptor()
+}
+
+func (Cause) Type() protoreflect.EnumType {
+	return &file_pouch_proto_enumTypes[0]
+}
+
+func (x Cause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Cause.Descriptor instead.
+func (Cause) EnumDescriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{0}
+}
+
+type GenerationState int32
+
+const (
+	GenerationState_GENERATION_STATE_UNSPECIFIED GenerationState = 0
+	GenerationState_GENERATION_STATE_CREATED     GenerationState = 1
+	GenerationState_GENERATION_STATE_RUNNING     GenerationState = 2
+	GenerationState_GENERATION_STATE_EXITED      GenerationState = 3
+	GenerationState_GENERATION_STATE_REMOVED     GenerationState = 4 // the container is gone, this is what is kept of it
+)
+
+// Enum value maps for GenerationState.
+var (
+	GenerationState_name = map[int32]string{
+		0: "GENERATION_STATE_UNSPECIFIED",
+		1: "GENERATION_STATE_CREATED",
+		2: "GENERATION_STATE_RUNNING",
+		3: "GENERATION_STATE_EXITED",
+		4: "GENERATION_STATE_REMOVED",
+	}
+	GenerationState_value = map[string]int32{
+		"GENERATION_STATE_UNSPECIFIED": 0,
+		"GENERATION_STATE_CREATED":     1,
+		"GENERATION_STATE_RUNNING":     2,
+		"GENERATION_STATE_EXITED":      3,
+		"GENERATION_STATE_REMOVED":     4,
+	}
+)
+
+func (x GenerationState) Enum() *GenerationState {
+	p := new(GenerationState)
+	*p = x
+	return p
+}
+
+func (x GenerationState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GenerationState) Descriptor() protoreflect.EnumDescriptor {
+	return file_pouch_proto_enumTypes[1].Descriptor()
+}
+
+func (GenerationState) Type() protoreflect.EnumType {
+	return &file_pouch_proto_enumTypes[1]
+}
+
+func (x GenerationState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GenerationState.Descriptor instead.
+func (GenerationState) EnumDescriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{1}
+}
+
 type ImportImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"` // at most 1 MiB
@@ -335,6 +443,591 @@ func (x *Pull) GetLayersUnpacked() int32 {
 	return 0
 }
 
+type HistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodSandboxId  string                 `protobuf:"bytes,1,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"` // or a unique beginning of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_pouch_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HistoryRequest) GetPodSandboxId() string {
+	if x != nil {
+		return x.PodSandboxId
+	}
+	return ""
+}
+
+type HistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PodSandboxId  string                 `protobuf:"bytes,1,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"`
+	PodName       string                 `protobuf:"bytes,2,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	PodNamespace  string                 `protobuf:"bytes,3,opt,name=pod_namespace,json=podNamespace,proto3" json:"pod_namespace,omitempty"`
+	PodUid        string                 `protobuf:"bytes,4,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	Generations   []*Generation          `protobuf:"bytes,5,rep,name=generations,proto3" json:"generations,omitempty"` // oldest first; at most the last 20 of each container name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_pouch_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HistoryResponse) GetPodSandboxId() string {
+	if x != nil {
+		return x.PodSandboxId
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetPodNamespace() string {
+	if x != nil {
+		return x.PodNamespace
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetGenerations() []*Generation {
+	if x != nil {
+		return x.Generations
+	}
+	return nil
+}
+
+type Generation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerName string                 `protobuf:"bytes,1,opt,name=container_name,json=containerName,proto3" json:"container_name,omitempty"`
+	ContainerId   string                 `protobuf:"bytes,2,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	State         GenerationState        `protobuf:"varint,4,opt,name=state,proto3,enum=pouch.v1.GenerationState" json:"state,omitempty"`
+	Image         string                 `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`                       // what was asked for
+	ImageRef      string                 `protobuf:"bytes,6,opt,name=image_ref,json=imageRef,proto3" json:"image_ref,omitempty"` // repository@digest
+	ImageId       string                 `protobuf:"bytes,7,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	Hash          string                 `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"` // of what was asked for, as the kubelet gave it
+	Cause         Cause                  `protobuf:"varint,9,opt,name=cause,proto3,enum=pouch.v1.Cause" json:"cause,omitempty"`
+	PredecessorId string                 `protobuf:"bytes,10,opt,name=predecessor_id,json=predecessorId,proto3" json:"predecessor_id,omitempty"` // empty for the first
+	CreatedAt     int64                  `protobuf:"varint,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`            // ns since the epoch, as the following
+	StartedAt     int64                  `protobuf:"varint,12,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`            // 0: its program did not run
+	FinishedAt    int64                  `protobuf:"varint,13,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`         // 0: it has not ended
+	OutageMs      *int64                 `protobuf:"varint,14,opt,name=outage_ms,json=outageMs,proto3,oneof" json:"outage_ms,omitempty"`         // from the predecessor's end to the start; absent where one of them is not known
+	ExitCode      int32                  `protobuf:"varint,15,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	Reason        string                 `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string                 `protobuf:"bytes,17,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Generation) Reset() {
+	*x = Generation{}
+	mi := &file_pouch_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Generation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Generation) ProtoMessage() {}
+
+func (x *Generation) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Generation.ProtoReflect.Descriptor instead.
+func (*Generation) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Generation) GetContainerName() string {
+	if x != nil {
+		return x.ContainerName
+	}
+	return ""
+}
+
+func (x *Generation) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Generation) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Generation) GetState() GenerationState {
+	if x != nil {
+		return x.State
+	}
+	return GenerationState_GENERATION_STATE_UNSPECIFIED
+}
+
+func (x *Generation) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Generation) GetImageRef() string {
+	if x != nil {
+		return x.ImageRef
+	}
+	return ""
+}
+
+func (x *Generation) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+func (x *Generation) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Generation) GetCause() Cause {
+	if x != nil {
+		return x.Cause
+	}
+	return Cause_CAUSE_UNSPECIFIED
+}
+
+func (x *Generation) GetPredecessorId() string {
+	if x != nil {
+		return x.PredecessorId
+	}
+	return ""
+}
+
+func (x *Generation) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Generation) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Generation) GetFinishedAt() int64 {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return 0
+}
+
+func (x *Generation) GetOutageMs() int64 {
+	if x != nil && x.OutageMs != nil {
+		return *x.OutageMs
+	}
+	return 0
+}
+
+func (x *Generation) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *Generation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Generation) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type EventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Follow        bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what happens
+	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`   // only entries with a higher number
+	Since         int64                  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`   // only entries of that time (ns since the epoch) and later
+	Pod           string                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`        // only those of this pod: a sandbox's ID or the beginning of it, a UID, NAME or NAMESPACE/NAME
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_pouch_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EventsRequest) GetFollow() bool {
+	if x != nil {
+		return x.Follow
+	}
+	return false
+}
+
+func (x *EventsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *EventsRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *EventsRequest) GetPod() string {
+	if x != nil {
+		return x.Pod
+	}
+	return ""
+}
+
+type EventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Event         *Event                 `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	Missed        uint64                 `protobuf:"varint,2,opt,name=missed,proto3" json:"missed,omitempty"` // so many entries before this one are gone, because the client was too slow or asked too late
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsResponse) Reset() {
+	*x = EventsResponse{}
+	mi := &file_pouch_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsResponse) ProtoMessage() {}
+
+func (x *EventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
+func (*EventsResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EventsResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *EventsResponse) GetMissed() uint64 {
+	if x != nil {
+		return x.Missed
+	}
+	return 0
+}
+
+// Event is one entry of the journal. Its number grows by one with each entry.
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Time          int64                  `protobuf:"varint,2,opt,name=time,proto3" json:"time,omitempty"` // ns since the epoch
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`  // created, started, restarted, upgraded, ended, lost, oom, start-failed, upgrade-failed, removed, pull-failed
+	PodSandboxId  string                 `protobuf:"bytes,4,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"`
+	PodName       string                 `protobuf:"bytes,5,opt,name=pod_name,json=podName,proto3" json:"pod_name,omitempty"`
+	PodNamespace  string                 `protobuf:"bytes,6,opt,name=pod_namespace,json=podNamespace,proto3" json:"pod_namespace,omitempty"`
+	PodUid        string                 `protobuf:"bytes,7,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
+	ContainerId   string                 `protobuf:"bytes,8,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	ContainerName string                 `protobuf:"bytes,9,opt,name=container_name,json=containerName,proto3" json:"container_name,omitempty"`
+	Attempt       uint32                 `protobuf:"varint,10,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Image         string                 `protobuf:"bytes,11,opt,name=image,proto3" json:"image,omitempty"`
+	ImageRef      string                 `protobuf:"bytes,12,opt,name=image_ref,json=imageRef,proto3" json:"image_ref,omitempty"`
+	PredecessorId string                 `protobuf:"bytes,13,opt,name=predecessor_id,json=predecessorId,proto3" json:"predecessor_id,omitempty"` // of restarted, upgraded, upgrade-failed
+	OutageMs      *int64                 `protobuf:"varint,14,opt,name=outage_ms,json=outageMs,proto3,oneof" json:"outage_ms,omitempty"`         // of restarted, upgraded
+	ExitCode      *int32                 `protobuf:"varint,15,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`         // of ended, lost, start-failed
+	Reason        string                 `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string                 `protobuf:"bytes,17,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_pouch_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Event) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Event) GetTime() int64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+func (x *Event) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Event) GetPodSandboxId() string {
+	if x != nil {
+		return x.PodSandboxId
+	}
+	return ""
+}
+
+func (x *Event) GetPodName() string {
+	if x != nil {
+		return x.PodName
+	}
+	return ""
+}
+
+func (x *Event) GetPodNamespace() string {
+	if x != nil {
+		return x.PodNamespace
+	}
+	return ""
+}
+
+func (x *Event) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
+}
+
+func (x *Event) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *Event) GetContainerName() string {
+	if x != nil {
+		return x.ContainerName
+	}
+	return ""
+}
+
+func (x *Event) GetAttempt() uint32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Event) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *Event) GetImageRef() string {
+	if x != nil {
+		return x.ImageRef
+	}
+	return ""
+}
+
+func (x *Event) GetPredecessorId() string {
+	if x != nil {
+		return x.PredecessorId
+	}
+	return ""
+}
+
+func (x *Event) GetOutageMs() int64 {
+	if x != nil && x.OutageMs != nil {
+		return *x.OutageMs
+	}
+	return 0
+}
+
+func (x *Event) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *Event) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Event) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 var File_pouch_proto protoreflect.FileDescriptor
 
 const file_pouch_proto_rawDesc = "" +
@@ -360,11 +1053,88 @@ const file_pouch_proto_rawDesc = "" +
 	"\n" +
 	"bytes_done\x18\x04 \x01(\x03R\tbytesDone\x12!\n" +
 	"\flayers_total\x18\x05 \x01(\x05R\vlayersTotal\x12'\n" +
-	"\x0flayers_unpacked\x18\x06 \x01(\x05R\x0elayersUnpacked2\xa0\x01\n" +
+	"\x0flayers_unpacked\x18\x06 \x01(\x05R\x0elayersUnpacked\"6\n" +
+	"\x0eHistoryRequest\x12$\n" +
+	"\x0epod_sandbox_id\x18\x01 \x01(\tR\fpodSandboxId\"\xc8\x01\n" +
+	"\x0fHistoryResponse\x12$\n" +
+	"\x0epod_sandbox_id\x18\x01 \x01(\tR\fpodSandboxId\x12\x19\n" +
+	"\bpod_name\x18\x02 \x01(\tR\apodName\x12#\n" +
+	"\rpod_namespace\x18\x03 \x01(\tR\fpodNamespace\x12\x17\n" +
+	"\apod_uid\x18\x04 \x01(\tR\x06podUid\x126\n" +
+	"\vgenerations\x18\x05 \x03(\v2\x14.pouch.v1.GenerationR\vgenerations\"\xaf\x04\n" +
+	"\n" +
+	"Generation\x12%\n" +
+	"\x0econtainer_name\x18\x01 \x01(\tR\rcontainerName\x12!\n" +
+	"\fcontainer_id\x18\x02 \x01(\tR\vcontainerId\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\rR\aattempt\x12/\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x19.pouch.v1.GenerationStateR\x05state\x12\x14\n" +
+	"\x05image\x18\x05 \x01(\tR\x05image\x12\x1b\n" +
+	"\timage_ref\x18\x06 \x01(\tR\bimageRef\x12\x19\n" +
+	"\bimage_id\x18\a \x01(\tR\aimageId\x12\x12\n" +
+	"\x04hash\x18\b \x01(\tR\x04hash\x12%\n" +
+	"\x05cause\x18\t \x01(\x0e2\x0f.pouch.v1.CauseR\x05cause\x12%\n" +
+	"\x0epredecessor_id\x18\n" +
+	" \x01(\tR\rpredecessorId\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\v \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\f \x01(\x03R\tstartedAt\x12\x1f\n" +
+	"\vfinished_at\x18\r \x01(\x03R\n" +
+	"finishedAt\x12 \n" +
+	"\toutage_ms\x18\x0e \x01(\x03H\x00R\boutageMs\x88\x01\x01\x12\x1b\n" +
+	"\texit_code\x18\x0f \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x11 \x01(\tR\amessageB\f\n" +
+	"\n" +
+	"_outage_ms\"e\n" +
+	"\rEventsRequest\x12\x16\n" +
+	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x10\n" +
+	"\x03pod\x18\x04 \x01(\tR\x03pod\"O\n" +
+	"\x0eEventsResponse\x12%\n" +
+	"\x05event\x18\x01 \x01(\v2\x0f.pouch.v1.EventR\x05event\x12\x16\n" +
+	"\x06missed\x18\x02 \x01(\x04R\x06missed\"\x96\x04\n" +
+	"\x05Event\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04time\x18\x02 \x01(\x03R\x04time\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12$\n" +
+	"\x0epod_sandbox_id\x18\x04 \x01(\tR\fpodSandboxId\x12\x19\n" +
+	"\bpod_name\x18\x05 \x01(\tR\apodName\x12#\n" +
+	"\rpod_namespace\x18\x06 \x01(\tR\fpodNamespace\x12\x17\n" +
+	"\apod_uid\x18\a \x01(\tR\x06podUid\x12!\n" +
+	"\fcontainer_id\x18\b \x01(\tR\vcontainerId\x12%\n" +
+	"\x0econtainer_name\x18\t \x01(\tR\rcontainerName\x12\x18\n" +
+	"\aattempt\x18\n" +
+	" \x01(\rR\aattempt\x12\x14\n" +
+	"\x05image\x18\v \x01(\tR\x05image\x12\x1b\n" +
+	"\timage_ref\x18\f \x01(\tR\bimageRef\x12%\n" +
+	"\x0epredecessor_id\x18\r \x01(\tR\rpredecessorId\x12 \n" +
+	"\toutage_ms\x18\x0e \x01(\x03H\x00R\boutageMs\x88\x01\x01\x12 \n" +
+	"\texit_code\x18\x0f \x01(\x05H\x01R\bexitCode\x88\x01\x01\x12\x16\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x11 \x01(\tR\amessageB\f\n" +
+	"\n" +
+	"_outage_msB\f\n" +
+	"\n" +
+	"_exit_code*U\n" +
+	"\x05Cause\x12\x15\n" +
+	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vCAUSE_FIRST\x10\x01\x12\x11\n" +
+	"\rCAUSE_RESTART\x10\x02\x12\x11\n" +
+	"\rCAUSE_UPGRADE\x10\x03*\xaa\x01\n" +
+	"\x0fGenerationState\x12 \n" +
+	"\x1cGENERATION_STATE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18GENERATION_STATE_CREATED\x10\x01\x12\x1c\n" +
+	"\x18GENERATION_STATE_RUNNING\x10\x02\x12\x1b\n" +
+	"\x17GENERATION_STATE_EXITED\x10\x03\x12\x1c\n" +
+	"\x18GENERATION_STATE_REMOVED\x10\x042\x9f\x02\n" +
 	"\x05Pouch\x12L\n" +
 	"\vImportImage\x12\x1c.pouch.v1.ImportImageRequest\x1a\x1d.pouch.v1.ImportImageResponse(\x01\x12I\n" +
 	"\n" +
-	"WatchPulls\x12\x1b.pouch.v1.WatchPullsRequest\x1a\x1c.pouch.v1.WatchPullsResponse0\x01B9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
+	"WatchPulls\x12\x1b.pouch.v1.WatchPullsRequest\x1a\x1c.pouch.v1.WatchPullsResponse0\x01\x12>\n" +
+	"\aHistory\x12\x18.pouch.v1.HistoryRequest\x1a\x19.pouch.v1.HistoryResponse\x12=\n" +
+	"\x06Events\x12\x17.pouch.v1.EventsRequest\x1a\x18.pouch.v1.EventsResponse0\x01B9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
 
 var (
 	file_pouch_proto_rawDescOnce sync.Once
@@ -378,27 +1148,44 @@ func file_pouch_proto_rawDescGZIP() []byte {
 	return file_pouch_proto_rawDescData
 }
 
-var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_pouch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_pouch_proto_goTypes = []any{
-	(*ImportImageRequest)(nil),  // 0: pouch.v1.ImportImageRequest
-	(*ImportImageResponse)(nil), // 1: pouch.v1.ImportImageResponse
-	(*ImportedImage)(nil),       // 2: pouch.v1.ImportedImage
-	(*WatchPullsRequest)(nil),   // 3: pouch.v1.WatchPullsRequest
-	(*WatchPullsResponse)(nil),  // 4: pouch.v1.WatchPullsResponse
-	(*Pull)(nil),                // 5: pouch.v1.Pull
+	(Cause)(0),                  // 0: pouch.v1.Cause
+	(GenerationState)(0),        // 1: pouch.v1.GenerationState
+	(*ImportImageRequest)(nil),  // 2: pouch.v1.ImportImageRequest
+	(*ImportImageResponse)(nil), // 3: pouch.v1.ImportImageResponse
+	(*ImportedImage)(nil),       // 4: pouch.v1.ImportedImage
+	(*WatchPullsRequest)(nil),   // 5: pouch.v1.WatchPullsRequest
+	(*WatchPullsResponse)(nil),  // 6: pouch.v1.WatchPullsResponse
+	(*Pull)(nil),                // 7: pouch.v1.Pull
+	(*HistoryRequest)(nil),      // 8: pouch.v1.HistoryRequest
+	(*HistoryResponse)(nil),     // 9: pouch.v1.HistoryResponse
+	(*Generation)(nil),          // 10: pouch.v1.Generation
+	(*EventsRequest)(nil),       // 11: pouch.v1.EventsRequest
+	(*EventsResponse)(nil),      // 12: pouch.v1.EventsResponse
+	(*Event)(nil),               // 13: pouch.v1.Event
 }
 var file_pouch_proto_depIdxs = []int32{
-	2, // 0: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
-	5, // 1: pouch.v1.WatchPullsResponse.pulls:type_name -> pouch.v1.Pull
-	0, // 2: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
-	3, // 3: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
-	1, // 4: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
-	4, // 5: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	4,  // 0: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
+	7,  // 1: pouch.v1.WatchPullsResponse.pulls:type_name -> pouch.v1.Pull
+	10, // 2: pouch.v1.HistoryResponse.generations:type_name -> pouch.v1.Generation
+	1,  // 3: pouch.v1.Generation.state:type_name -> pouch.v1.GenerationState
+	0,  // 4: pouch.v1.Generation.cause:type_name -> pouch.v1.Cause
+	13, // 5: pouch.v1.EventsResponse.event:type_name -> pouch.v1.Event
+	2,  // 6: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
+	5,  // 7: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
+	8,  // 8: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
+	11, // 9: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
+	3,  // 10: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
+	6,  // 11: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
+	9,  // 12: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
+	12, // 13: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_pouch_proto_init() }
@@ -406,18 +1193,21 @@ func file_pouch_proto_init() {
 	if File_pouch_proto != nil {
 		return
 	}
+	file_pouch_proto_msgTypes[8].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pouch_proto_rawDesc), len(file_pouch_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   6,
+			NumEnums:      2,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_pouch_proto_goTypes,
 		DependencyIndexes: file_pouch_proto_depIdxs,
+		EnumInfos:         file_pouch_proto_enumTypes,
 		MessageInfos:      file_pouch_proto_msgTypes,
 	}.Build()
 	File_pouch_proto = out.File

@@ -23,6 +23,8 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Pouch_ImportImage_FullMethodName = "/pouch.v1.Pouch/ImportImage"
 	Pouch_WatchPulls_FullMethodName  = "/pouch.v1.Pouch/WatchPulls"
+	Pouch_History_FullMethodName     = "/pouch.v1.Pouch/History"
+	Pouch_Events_FullMethodName      = "/pouch.v1.Pouch/Events"
 )
 
 // PouchClient is the client API for Pouch service.
@@ -34,6 +36,11 @@ type PouchClient interface {
 	// WatchPulls sends the pulls in progress at once and then at each change, at most ten times a second,
 	// until the client goes away.
 	WatchPulls(ctx context.Context, in *WatchPullsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchPullsResponse], error)
+	// History gives the generations of a pod's containers: those that are there, and the removed ones that are kept.
+	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
+	// Events sends the journal of what happened to containers, oldest first; with follow it goes on until the client goes
+	// away. A client that reads too slowly is told how many entries it has missed and holds nothing up.
+	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
 }
 
 type pouchClient struct {
@@ -76,6 +83,35 @@ func (c *pouchClient) WatchPulls(ctx context.Context, in *WatchPullsRequest, opt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pouch_WatchPullsClient = grpc.ServerStreamingClient[WatchPullsResponse]
 
+func (c *pouchClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HistoryResponse)
+	err := c.cc.Invoke(ctx, Pouch_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pouchClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pouch_ServiceDesc.Streams[2], Pouch_Events_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EventsRequest, EventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pouch_EventsClient = grpc.ServerStreamingClient[EventsResponse]
+
 // PouchServer is the server API for Pouch service.
 // All implementations must embed UnimplementedPouchServer
 // for forward compatibility.
@@ -85,6 +121,11 @@ type PouchServer interface {
 	// WatchPulls sends the pulls in progress at once and then at each change, at most ten times a second,
 	// until the client goes away.
 	WatchPulls(*WatchPullsRequest, grpc.ServerStreamingServer[WatchPullsResponse]) error
+	// History gives the generations of a pod's containers: those that are there, and the removed ones that are kept.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
+	// Events sends the journal of what happened to containers, oldest first; with follow it goes on until the client goes
+	// away. A client that reads too slowly is told how many entries it has missed and holds nothing up.
+	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
 	mustEmbedUnimplementedPouchServer()
 }
 
@@ -100,6 +141,12 @@ func (UnimplementedPouchServer) ImportImage(grpc.ClientStreamingServer[ImportIma
 }
 func (UnimplementedPouchServer) WatchPulls(*WatchPullsRequest, grpc.ServerStreamingServer[WatchPullsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchPulls not implemented")
+}
+func (UnimplementedPouchServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
+}
+func (UnimplementedPouchServer) Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Events not implemented")
 }
 func (UnimplementedPouchServer) mustEmbedUnimplementedPouchServer() {}
 func (UnimplementedPouchServer) testEmbeddedByValue()               {}
@@ -140,13 +187,47 @@ func _Pouch_WatchPulls_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pouch_WatchPullsServer = grpc.ServerStreamingServer[WatchPullsResponse]
 
+func _Pouch_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).History(ctx, req.(*HistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pouch_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PouchServer).Events(m, &grpc.GenericServerStream[EventsRequest, EventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pouch_EventsServer = grpc.ServerStreamingServer[EventsResponse]
+
 // Pouch_ServiceDesc is the grpc.ServiceDesc for Pouch service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Pouch_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "pouch.v1.Pouch",
 	HandlerType: (*PouchServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "History",
+			Handler:    _Pouch_History_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "ImportImage",
@@ -156,6 +237,11 @@ var Pouch_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchPulls",
 			Handler:       _Pouch_WatchPulls_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Events",
+			Handler:       _Pouch_Events_Handler,
 			ServerStreams: true,
 		},
 	},
