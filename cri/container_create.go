@@ -32,6 +32,9 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	if err != nil {
 		return nil, err
 	}
+	if err := volumeWishes(podAnnotations(r, sb.record()), &cfg); err != nil {
+		return nil, err
+	}
 	digest := containerDigest(sb.id, cfg)
 	id, err := s.containerNames.create(ctx, containerName(sb.id, cfg), digest, s.containerMaker(sb, cfg, digest))
 	if err != nil {
@@ -127,14 +130,7 @@ func (s *Service) newRootfs(ctx context.Context, sb model.Sandbox, rec model.Con
 		return fmt.Errorf("encode record of container %s: %w", rec.ID, err)
 	}
 	req := snapshot.NewRootfs{ID: rec.ID, ImageID: img.ID, Manifest: img.Manifest, ChainID: img.ChainID, Record: b}
-	if u := sb.Config.Namespaces.User; u != nil {
-		for _, m := range u.UIDs {
-			req.UIDs = append(req.UIDs, snapshot.IDMapping(m))
-		}
-		for _, m := range u.GIDs {
-			req.GIDs = append(req.GIDs, snapshot.IDMapping(m))
-		}
-	}
+	req.UIDs, req.GIDs = rootfsMappings(sb.Config)
 	steps.Add("remove root filesystem", func(ctx context.Context) error { return s.Rootfs.Remove(ctx, rec.ID) })
 	if err := s.Rootfs.Create(ctx, req); err != nil {
 		return err
@@ -151,10 +147,14 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 	}
 	failpoint.Hit("container.mounted")
 	sbRec, pod := sb.record(), sb.pod()
+	volumes, err := s.volumes(ctx, sbRec, rec, img, root)
+	if err != nil {
+		return spec.Output{}, err
+	}
 	out, err := s.Spec.Build(ctx, spec.Input{
 		ID: rec.ID, Sandbox: sbRec.Config, SandboxID: sb.id, Config: rec.Config, Image: img.Config, Rootfs: root,
 		Namespaces: s.Network.Namespaces(pod), Files: s.Network.Files(sb.id), Shm: s.Network.Shm(pod),
-		PIDNamespace: pidNamespaceAtStart(rec.Config),
+		PIDNamespace: pidNamespaceAtStart(rec.Config), Volumes: volumes,
 	})
 	if err != nil {
 		return out, err

@@ -94,6 +94,13 @@ func (s *Service) containerStats(ctx context.Context, c *container) (*runtime.Co
 	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, err
 	}
+	if !v.rec.Config.FreshVolumes {
+		volumes, err := s.volumeUsage(ctx, v.rec)
+		if err != nil {
+			return nil, err
+		}
+		usage.Bytes, usage.Inodes = usage.Bytes+volumes.Bytes, usage.Inodes+volumes.Inodes
+	}
 	out.WritableLayer = &runtime.FilesystemUsage{
 		Timestamp: nanos(usage.Time), FsId: &runtime.FilesystemIdentifier{Mountpoint: usage.Mountpoint},
 		UsedBytes: number(usage.Bytes), InodesUsed: number(usage.Inodes),

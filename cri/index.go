@@ -33,6 +33,32 @@ func (x *index) dropSandbox(id string) {
 	delete(x.sandboxes, id)
 }
 
+// disown notes that a sandbox is being removed and says whether it is the last one of its pod to need the volumes. Of
+// several that are removed at once one is.
+func (x *index) disown(sb *sandbox, uid string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	sb.disowned = true
+	for _, o := range x.sandboxes {
+		if !o.disowned && o.record().Config.UID == uid {
+			return false
+		}
+	}
+	return true
+}
+
+// hasPod says whether there is a sandbox of the pod with that UID.
+func (x *index) hasPod(uid string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for _, sb := range x.sandboxes {
+		if sb.record().Config.UID == uid {
+			return true
+		}
+	}
+	return false
+}
+
 func (x *index) addContainer(c *container) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

@@ -27,7 +27,9 @@ type sandbox struct {
 	// takes it down.
 	use *semaphore.Weighted
 	// stopping refuses new work as soon as somebody wants to take the sandbox down.
-	stopping     atomic.Bool
+	stopping atomic.Bool
+	// disowned says that it is being removed and needs its pod's volumes no more; the index guards it.
+	disowned     bool
 	stop, remove flight.Flight
 	// holding serialises the start of the pid namespace's holder.
 	holding sync.Mutex

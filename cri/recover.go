@@ -33,7 +33,7 @@ func (s *Service) Recover(ctx context.Context) error {
 	for _, i := range infos {
 		held[i.ID] = i
 	}
-	cut, err := s.recoverSandboxes(ctx)
+	cut, complete, err := s.recoverSandboxes(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,20 +48,23 @@ func (s *Service) Recover(ctx context.Context) error {
 		s.Log.WithError(err).Warn("CNI garbage collection failed, addresses of former pods may stay reserved")
 	}
 	s.sweepState()
+	s.sweepVolumes(complete)
 	s.chores.wg.Go(func() { s.watch(s.chores.ctx) })
 	return nil
 }
 
-// recoverSandboxes reads the sandbox records; it gives those whose creation was cut off.
-func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err error) {
+// recoverSandboxes reads the sandbox records; it gives those whose creation was cut off, and whether all could be read.
+func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, complete bool, err error) {
 	records, err := s.Records.Sandboxes(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read sandbox records: %w", err)
+		return nil, false, fmt.Errorf("read sandbox records: %w", err)
 	}
+	complete = true
 	for id, b := range records {
 		var rec model.Sandbox
 		if err := json.Unmarshal(b, &rec); err != nil {
 			s.Log.WithField("pod", id).WithError(err).Error("sandbox record cannot be read, it is left alone")
+			complete = false
 			continue
 		}
 		sb := newSandbox(rec)
@@ -76,11 +79,11 @@ func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err err
 		s.sandboxNames.adopt(sandboxName(rec.Config), rec.RequestDigest, id)
 		if rec.State == model.SandboxReady && !s.survives(sb) {
 			if err := s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State = model.SandboxNotReady }); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 		}
 	}
-	return cut, nil
+	return cut, complete, nil
 }
 
 // survives says whether the sandbox's namespaces are still there: after a reboot they are not.

@@ -70,6 +70,24 @@ type Rootfs interface {
 	Usage(ctx context.Context, id string) (snapshot.FSUsage, error)
 }
 
+// Volumes is what the service needs of package snapshot for the folders that outlive containers. Each belongs to a pod, by
+// its UID, and to the containers of one name in it.
+type Volumes interface {
+	// Paths gives the paths of the volumes that containers of this name have had in the pod.
+	Paths(ctx context.Context, pod, container string) ([]string, error)
+	// Resolve follows a path inside a mounted root filesystem.
+	Resolve(rootfs, path string) (snapshot.Place, error)
+	// Prepare gives the volumes at the paths, making those that are missing from what the image has there.
+	Prepare(ctx context.Context, r snapshot.NewVolumes) ([]snapshot.Volume, error)
+	// Remove drops the volumes of a pod unless keep, asked when nobody can be making any, says that they are needed.
+	Remove(ctx context.Context, pod string, keep func() bool) error
+	// Sweep sets aside the volumes of unknown pods and those that were cut off in the making; Purge removes them.
+	Sweep(known func(pod string) bool) error
+	Purge(ctx context.Context) error
+	// Usage is what the volumes of containers of this name take.
+	Usage(ctx context.Context, pod, container string) (snapshot.FSUsage, error)
+}
+
 // SandboxRecords stores the records of sandboxes, each with the lease that holds its things.
 type SandboxRecords interface {
 	PutSandbox(ctx context.Context, id string, record []byte) error

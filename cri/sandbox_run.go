@@ -115,6 +115,9 @@ func (s *Service) connect(ctx context.Context, pod network.Pod, steps *undo.Stac
 func (s *Service) undoSandbox(ctx context.Context, sb *sandbox, steps *undo.Stack) {
 	err := steps.Run(ctx, undoLimit)
 	if err == nil {
+		err = s.dropVolumes(ctx, sb) // of a former sandbox of the pod, removed meanwhile
+	}
+	if err == nil {
 		return
 	}
 	s.Log.WithField("pod", sb.id).WithError(err).Warn("cannot undo a failed RunPodSandbox completely yet")
@@ -132,6 +135,9 @@ func (s *Service) wipeSandbox(ctx context.Context, sb *sandbox) error {
 	errs = append(errs, s.Network.Unpin(ctx, sb.id), s.Network.RemoveFiles(ctx, sb.id))
 	if err := errors.Join(errs...); err != nil {
 		return err // the record stays: it is what the next try goes by
+	}
+	if err := s.dropVolumes(ctx, sb); err != nil {
+		return err
 	}
 	if err := s.Records.DeleteSandbox(ctx, sb.id); err != nil && !errdefs.IsNotFound(err) {
 		return err

@@ -36,6 +36,7 @@ type Options struct {
 	Network       Network
 	Images        Images
 	Rootfs        Rootfs
+	Volumes       Volumes
 	Records       SandboxRecords
 	Spec          *spec.Builder
 	Log           *logrus.Entry

@@ -20,6 +20,7 @@ type Config struct {
 	Runtime Runtime `toml:"runtime"`
 	Network Network `toml:"network"`
 	Images  Images  `toml:"images"`
+	Upgrade Upgrade `toml:"upgrade"`
 }
 
 // CRI says how clients reach the daemon.
@@ -66,6 +67,12 @@ type Images struct {
 	Pinned                 []string `toml:"pinned"`
 }
 
+// Upgrade says what a container's successor gets.
+type Upgrade struct {
+	VolumeSeedLimit   Size `toml:"volume_seed_limit"`
+	VolumeSeedEntries int  `toml:"volume_seed_entries"`
+}
+
 // Duration is a time.Duration that is written as in "30s" or "5m".
 type Duration time.Duration
 
@@ -106,6 +113,7 @@ func Default() Config {
 			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,
 			PullProgressTimeout: Duration(5 * time.Minute), Pinned: []string{},
 		},
+		Upgrade: Upgrade{VolumeSeedLimit: 1 << 30, VolumeSeedEntries: 250_000},
 	}
 }
 

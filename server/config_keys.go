@@ -82,6 +82,11 @@ func Keys() []Key {
 			func(c Config) error { return checkDuration(c.Images.PullProgressTimeout, time.Second, 24*time.Hour) }},
 		{"images.pinned", "", "References of images that are reported as pinned: the kubelet's garbage collection spares them.",
 			func(c Config) error { return checkReferences(c.Images.Pinned) }},
+
+		{"upgrade.volume_seed_limit", "", `Bytes that the new volumes of one container may copy from its image, in all: as in "512MiB" or "1GiB".`,
+			func(c Config) error { return checkSize(c.Upgrade.VolumeSeedLimit, 1<<20, 1<<40) }},
+		{"upgrade.volume_seed_entries", "", "Files and folders that they may copy, 1000 to 10000000.",
+			func(c Config) error { return checkRange(c.Upgrade.VolumeSeedEntries, 1000, 10_000_000) }},
 	}
 }
 

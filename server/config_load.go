@@ -184,6 +184,8 @@ func (c *Config) set(o Override) error {
 		*p, err = strconv.ParseBool(last)
 	case *Duration:
 		err = p.UnmarshalText([]byte(last))
+	case *Size:
+		err = p.UnmarshalText([]byte(last))
 	default:
 		err = fmt.Errorf("type %s has no flag", v.Type())
 	}

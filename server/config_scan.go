@@ -95,7 +95,7 @@ func (k scanned) fits() error {
 	case unstable.Table:
 		good = v.Kind() == reflect.Struct
 	case unstable.String:
-		good = v.Kind() == reflect.String || v.Type() == reflect.TypeFor[Duration]()
+		good = v.Kind() == reflect.String || v.Type() == reflect.TypeFor[Duration]() || v.Type() == reflect.TypeFor[Size]()
 	case unstable.Integer:
 		good = v.Kind() == reflect.Int
 	case unstable.Bool:
@@ -125,6 +125,8 @@ func typeName(v reflect.Value) string {
 		return "true or false"
 	case Duration:
 		return `a duration as in "30s"`
+	case Size:
+		return `a size as in "1GiB"`
 	}
 	return "a table"
 }

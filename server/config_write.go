@@ -80,6 +80,8 @@ func (c Config) tomlValue(path string) (string, error) {
 		return "[" + strings.Join(quoted, ", ") + "]", nil
 	case Duration:
 		return quote(x.String()), nil
+	case Size:
+		return quote(x.String()), nil
 	case int:
 		return strconv.Itoa(x), nil
 	case bool:

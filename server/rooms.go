@@ -71,6 +71,7 @@ func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
 		Engine: r.engine, StateDir: c.State, RegistryConfigDir: c.Images.RegistryConfigDir,
 		MaxConcurrentDownloads: c.Images.MaxConcurrentDownloads, UnpackConcurrency: c.Images.UnpackConcurrency,
 		PullProgressTimeout: time.Duration(c.Images.PullProgressTimeout), PinnedImages: c.Images.Pinned,
+		VolumeDir: filepath.Join(c.Root, "volumes"), VolumeSeedBytes: int64(c.Upgrade.VolumeSeedLimit), VolumeSeedEntries: c.Upgrade.VolumeSeedEntries,
 		Log: o.Log.WithField("room", "snapshot"),
 	})
 	if err != nil {
@@ -92,7 +93,7 @@ func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
 	r.add("connection to the shim", shim.Close)
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
-		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Records: images, Spec: spec.NewBuilder(node),
+		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node),
 		Log: o.Log.WithField("room", "cri"),
 	})
 	r.add("service", func() error { r.service.Close(); return nil })

@@ -22,6 +22,8 @@ const (
 	defaultUnpacks           = 2
 	defaultProgressTimeout   = 5 * time.Minute
 	defaultAbandoned         = 10 * time.Minute
+	defaultSeedBytes         = 1 << 30
+	defaultSeedEntries       = 250_000
 )
 
 // Options are what a Store is made of.
@@ -39,7 +41,13 @@ type Options struct {
 	AbandonedPull time.Duration
 	// PinnedImages are references that are reported as pinned. Each must be well-formed.
 	PinnedImages []string
-	Log          *logrus.Entry
+	// VolumeDir has the volumes that outlive containers; "" means volumes beside the engine's root.
+	VolumeDir string
+	// VolumeSeedBytes and VolumeSeedEntries bound what the new volumes of one container copy from its image, in all; 0 means
+	// 1 GiB and 250,000.
+	VolumeSeedBytes   int64
+	VolumeSeedEntries int
+	Log               *logrus.Entry
 }
 
 // Store has the images, the records of sandboxes and, by Rootfs, the root filesystems of one root. All of it is safe
@@ -54,6 +62,7 @@ type Store struct {
 	blobs  *locker // one transfer of a blob, and one user of a pull's lease, at a time
 	unpack *semaphore.Weighted
 	rootfs *Rootfs
+	volume *Volumes
 	usage  *usageCache
 	naming sync.Mutex // names in the database and in the index change together
 
@@ -82,6 +91,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		unpack: semaphore.NewWeighted(int64(o.UnpackConcurrency)), usage: newUsageCache(),
 	}
 	s.rootfs = &Rootfs{eng: o.Engine, dir: dir, mounts: newLocker(), usage: s.usage}
+	if s.volume, err = openVolumes(o.VolumeDir, o.VolumeSeedBytes, o.VolumeSeedEntries, o.Log); err != nil {
+		return nil, err
+	}
 	if err := s.loadImages(s.eng.With(ctx)); err != nil {
 		return nil, err
 	}
@@ -98,6 +110,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 // Rootfs gives the root filesystems of containers.
 func (s *Store) Rootfs() *Rootfs { return s.rootfs }
+
+// Volumes gives the volumes that outlive containers.
+func (s *Store) Volumes() *Volumes { return s.volume }
 
 func (o *Options) complete() error {
 	if o.Engine == nil {
@@ -120,6 +135,15 @@ func (o *Options) complete() error {
 	}
 	if o.AbandonedPull <= 0 {
 		o.AbandonedPull = defaultAbandoned
+	}
+	if o.VolumeDir == "" {
+		o.VolumeDir = filepath.Join(filepath.Dir(o.Engine.Root()), "volumes")
+	}
+	if o.VolumeSeedBytes <= 0 {
+		o.VolumeSeedBytes = defaultSeedBytes
+	}
+	if o.VolumeSeedEntries <= 0 {
+		o.VolumeSeedEntries = defaultSeedEntries
 	}
 	if o.Log == nil {
 		o.Log = logrus.NewEntry(logrus.StandardLogger())

@@ -100,6 +100,11 @@ type ContainerConfig struct {
 
 	Resources *Resources `json:"resources,omitempty"`
 	Security  Security   `json:"security"`
+
+	// Persist are the paths that the pod wants to outlive the container, and FreshVolumes that none does, by its annotations
+	// when the container was created.
+	Persist      []string `json:"persist,omitempty"`
+	FreshVolumes bool     `json:"freshVolumes,omitempty"`
 }
 
 // User is the identity that a container's first process got (CRI ContainerUser).

@@ -28,8 +28,18 @@ type Input struct {
 	PIDNamespace string
 	// Files are mounted over /etc/hosts, /etc/resolv.conf, /etc/hostname unless a CRI mount covers the path.
 	Files network.Files
+	// Volumes are folders of the pod that outlive the container; none lies at or below a mount of Config.
+	Volumes []Volume
 	// Shm is the host folder of the pod's /dev/shm; empty with the node's IPC namespace (then /dev/shm of the host).
 	Shm string
+}
+
+// Volume is one folder that outlives the container.
+type Volume struct {
+	ContainerPath string // absolute, without symlinks in the root filesystem
+	HostPath      string
+	// UIDMappings and GIDMappings show the owners on disk (ContainerID) as others (HostID); empty: as they are.
+	UIDMappings, GIDMappings []model.IDMapping
 }
 
 // Output is the specification and what was resolved on the way.

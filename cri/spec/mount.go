@@ -42,6 +42,11 @@ func (b *Builder) mounts(in Input, sp *specs.Spec) error {
 	sp.Mounts = append(sp.Mounts, own...)
 	// A mount of the request above one of ours would hide it.
 	slices.SortStableFunc(sp.Mounts, func(a, b specs.Mount) int { return depth(a.Destination) - depth(b.Destination) })
+	volumes, err := b.volumes(in)
+	if err != nil {
+		return err
+	}
+	sp.Mounts = append(volumes, sp.Mounts...)
 	return nil
 }
 

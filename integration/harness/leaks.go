@@ -45,6 +45,7 @@ func (n *Node) takeLeaks(t testing.TB) *leak.Snapshot {
 			"blob":              n.entries("engine/content/blobs/sha256"),
 			"ingest":            n.entries("engine/content/ingest"),
 			"snapshot's folder": n.entries("engine/overlayfs/snapshots"),
+			"volume of a pod":   n.entries("volumes"),
 		},
 		Settle: Patience(5 * time.Second),
 	})
