@@ -70,11 +70,12 @@ lint: ## gofmt, go vet and staticcheck over everything, also with failpoints; sh
 	$(GO) vet -tags "$(TAGS)" ./...
 	$(GO) vet -tags "$(TAGS) failpoints" ./internal/failpoint
 	$(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
+	cd integration/kubelet && $(GO) vet -tags "$(TAGS)" ./... && $(GO) run $(STATICCHECK) -tags "$(TAGS)" ./...
 	@for script in $$(git ls-files -co --exclude-standard '*.sh' .ci/run); do bash -n "$$script"; done
 	@echo "lint: clean"
 
 .PHONY: test
-test: test-unit test-integration ## unit tests, then integration tests (as root); says what was skipped and why
+test: test-unit test-integration test-kubelet ## unit tests, then integration and kubelet tests (as root); says what was skipped and why
 
 .PHONY: test-unit
 test-unit: ## unit tests of all packages under the race detector
@@ -83,6 +84,15 @@ test-unit: ## unit tests of all packages under the race detector
 .PHONY: test-integration
 test-integration: build-tests ## integration tests against the built binaries, a registry, CNI and the kernel (as root)
 	$(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
+
+.PHONY: kubernetes
+kubernetes: ## build kubelet, control plane, kubectl and etcd from their Go modules into build/ (13 CPU minutes, then cached)
+	@integration/scripts/kubernetes.sh $(BUILD)/kubernetes/bin
+
+# Pods mostly wait: more of them at a time than there are CPUs.
+.PHONY: test-kubelet
+test-kubelet: build kubernetes ## tests under a real kubelet and API server on a node of their own (as root)
+	cd integration/kubelet && $(GO) test -tags "$(TAGS)" -count=1 -parallel 6 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) . | (cd ../.. && $(REPORT))
 
 .PHONY: test-race
 test-race: test-unit ## unit tests, then the integration tests against a daemon built with the race detector
@@ -101,6 +111,11 @@ quickstart: deps build ## a pod with two containers, one of them replaced in pla
 	@mkdir -p $(BUILD)
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart ./integration/quickstart
 	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin
+
+.PHONY: quickstart-kubelet
+quickstart-kubelet: deps build kubernetes ## a one-node cluster: kubectl edits one image of a pod with two containers; ends clean (as root)
+	@cd integration/kubelet && $(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart-kubelet ./quickstart
+	@$(BUILD)/quickstart-kubelet -bin $(BIN) -cni-bin $(BUILD)/cni/bin -kubernetes $(BUILD)/kubernetes/bin
 
 .PHONY: lab
 lab: build ## a daemon on a throwaway root with a network and two images, for trying by hand; until Ctrl-C (as root)

@@ -1,0 +1,72 @@
+package kubelet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
+)
+
+// shared is the cluster of all tests.
+var shared struct {
+	once sync.Once
+	node *node
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if n := shared.node; n != nil {
+		if err := n.Close(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, "clean up:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// node is the cluster with its images.
+type node struct{ *cluster.Cluster }
+
+// start gives the shared cluster. The test is skipped, with the reason, where the machine cannot run it.
+func start(t testing.TB) *node {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	top, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := cluster.Options{Binaries: filepath.Join(top, "build/kubernetes/bin")}
+	o.Lab.Binary, o.Lab.CNIBin = filepath.Join(top, "bin/cri-pouch"), filepath.Join(top, "build/cni/bin")
+	for file, fix := range map[string]string{
+		filepath.Join(o.Binaries, "kubelet"): "make kubernetes", o.Lab.Binary: "make build",
+		filepath.Join(o.Lab.CNIBin, "bridge"): "make deps", lab.Busybox: "make deps",
+	} {
+		if _, err := os.Stat(file); err != nil {
+			t.Skipf("%s is missing: %s", file, fix)
+		}
+	}
+	shared.once.Do(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+		defer cancel()
+		c, err := cluster.New(ctx, o)
+		if err != nil {
+			shared.err = err
+			return
+		}
+		shared.node = &node{c}
+		shared.err = shared.node.pushImages()
+	})
+	if shared.err != nil {
+		t.Fatalf("start the cluster: %v", shared.err)
+	}
+	return shared.node
+}
