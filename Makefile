@@ -78,7 +78,8 @@ lint: ## gofmt, go vet and staticcheck over everything, also with failpoints; sh
 test: test-unit test-integration test-kubelet ## unit tests, then integration and kubelet tests (as root); says what was skipped and why
 
 .PHONY: test-unit
-test-unit: ## unit tests of all packages under the race detector
+test-unit: ## unit tests of all packages under the race detector, and of pouch-init under sanitizers
+	$(MAKE) --no-print-directory -C init test
 	$(GO) test -race -tags "$(TAGS)" -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) $(UNIT) | $(REPORT)
 
 .PHONY: test-integration

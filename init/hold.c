@@ -26,11 +26,13 @@ static void let_go(void)
 		close(fd);
 }
 
-int hold(void)
+int hold(int argc, char **argv)
 {
 	sigset_t all;
 	int signal;
 
+	(void)argc;
+	(void)argv;
 	let_go();
 	if (chdir("/")) {
 		perror("pouch-init hold: chdir");

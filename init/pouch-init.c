@@ -1,8 +1,9 @@
 /* pouch-init: one small static program with several roles, chosen by its name or its first argument.
  *
- *   hold   pid 1 of a pod's shared pid namespace: it reaps, and ends on SIGTERM or SIGINT.
- *
- * It parses no foreign input and allocates nothing. */
+ *   hold    pid 1 of a pod's shared pid namespace: it reaps, and ends on SIGTERM or SIGINT.
+ *   init    pid 1 of a container in dumb-init mode: init COMMAND [ARGUMENT...]
+ *   launch  runs a rich container's application under a real init: launch [FILE], launch unit NAME
+ */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,17 +11,21 @@
 
 static const struct {
 	const char *name;
-	int (*run)(void);
+	int (*run)(int argc, char **argv);
 } roles[] = {
 	{"hold", hold},
+	{"init", supervise},
+	{"launch", launch},
 };
 
-/* base gives the part of a path behind its last slash, without a leading "pouch-". */
+/* base gives the part of a path behind its last slash, without a leading "pouch-"; nothing for the program's own name. */
 static const char *base(const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	const char *name = slash ? slash + 1 : path;
 
+	if (!strcmp(name, "pouch-init"))
+		return "";
 	return strncmp(name, "pouch-", 6) ? name : name + 6;
 }
 
@@ -28,10 +33,10 @@ int main(int argc, char **argv)
 {
 	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
 		if (argc > 0 && !strcmp(base(argv[0]), roles[i].name))
-			return roles[i].run();
+			return roles[i].run(argc - 1, argv + 1);
 		if (argc > 1 && !strcmp(argv[1], roles[i].name))
-			return roles[i].run();
+			return roles[i].run(argc - 2, argv + 2);
 	}
-	fputs("usage: pouch-init hold\n", stderr);
+	fputs("usage: pouch-init hold | init COMMAND [ARGUMENT...] | launch [FILE] | launch unit NAME\n", stderr);
 	return 2;
 }

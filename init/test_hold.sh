@@ -1,15 +1,6 @@
 #!/bin/bash
-# Tests of pouch-init: built with the address and undefined behaviour sanitizers, run as pid 1 of a pid namespace.
-set -euo pipefail
-cd "$(dirname "$0")"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-gcc -std=c11 -Wall -Wextra -Werror -g -fsanitize=address,undefined -fno-sanitize-recover=all -o "$work/pouch-init" pouch-init.c hold.c
-init=$work/pouch-init
-# LeakSanitizer uses ptrace, which a pid 1 cannot be subject to.
-export ASAN_OPTIONS=detect_leaks=0
-
-fail() { echo "FAIL: $*" >&2; exit 1; }
+# Tests of pouch-init hold, and of the choice of the role.
+source "$(dirname "$0")/lib.sh"
 
 code=0; "$init" nonsense 2>"$work/err" || code=$?
 [ "$code" = 2 ] || fail "an unknown role exits with $code, not 2"
