@@ -13,14 +13,18 @@ import (
 
 // ListContainers lists containers, newest first, answered from memory.
 func (s *Service) ListContainers(_ context.Context, r *runtime.ListContainersRequest) (*runtime.ListContainersResponse, error) {
-	resp := &runtime.ListContainersResponse{}
+	return &runtime.ListContainersResponse{Containers: s.listContainers(r.GetFilter())}, nil
+}
+
+func (s *Service) listContainers(f *runtime.ContainerFilter) []*runtime.Container {
+	var items []*runtime.Container
 	for _, c := range s.index.listedContainers() {
-		if item := containerItem(c.view()); containerMatches(item, r.GetFilter()) {
-			resp.Containers = append(resp.Containers, item)
+		if item := containerItem(c.view()); containerMatches(item, f) {
+			items = append(items, item)
 		}
 	}
-	slices.Reverse(resp.Containers)
-	return resp, nil
+	slices.Reverse(items)
+	return items
 }
 
 func containerItem(v view) *runtime.Container {

@@ -4,15 +4,15 @@ import (
 	"context"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/shim/task"
+	"github.com/cri-pouch/cri-pouch/snapshot"
 )
 
-// statsAtOnce bounds how many containers are read side by side.
+// statsAtOnce bounds how many containers, and how many pods, are read side by side.
 const statsAtOnce = 8
 
 // ContainerStats gives the use of one container.
@@ -21,44 +21,35 @@ func (s *Service) ContainerStats(ctx context.Context, r *runtime.ContainerStatsR
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.containerStats(ctx, c)
+	reading, err := s.readContainer(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return &runtime.ContainerStatsResponse{Stats: st}, nil
+	return &runtime.ContainerStatsResponse{Stats: reading.message()}, nil
 }
 
 // ListContainerStats gives the use of all running containers that match. One that ends meanwhile is left out.
 func (s *Service) ListContainerStats(ctx context.Context, r *runtime.ListContainerStatsRequest) (*runtime.ListContainerStatsResponse, error) {
+	all, err := s.listContainerStats(ctx, r.GetFilter())
+	if err != nil {
+		return nil, err
+	}
+	return &runtime.ListContainerStatsResponse{Stats: all}, nil
+}
+
+func (s *Service) listContainerStats(ctx context.Context, f *runtime.ContainerStatsFilter) ([]*runtime.ContainerStats, error) {
 	var wanted []*container
 	for _, c := range s.index.listedContainers() {
-		if v := c.view(); statsMatch(v, r.GetFilter()) && (v.status == task.Running || v.status == task.Paused) {
+		if v := c.view(); statsMatch(v, f) && hasProcesses(v) {
 			wanted = append(wanted, c)
 		}
 	}
-	all := make([]*runtime.ContainerStats, len(wanted))
-	slots := make(chan struct{}, statsAtOnce)
-	var wg sync.WaitGroup
-	for i, c := range wanted {
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			st, err := s.containerStats(ctx, c)
-			if err == nil {
-				all[i] = st
-			} else if !gone(err) {
-				s.Log.WithField("container", c.id).WithError(err).Warn("cannot read the container's use")
-			}
-		})
+	readings := gather(wanted, func(c *container) *containerReading { return s.tryReadContainer(ctx, c) })
+	var all []*runtime.ContainerStats
+	for _, r := range readings {
+		all = append(all, r.message())
 	}
-	wg.Wait()
-	resp := &runtime.ListContainerStatsResponse{}
-	for _, st := range all {
-		if st != nil {
-			resp.Stats = append(resp.Stats, st)
-		}
-	}
-	return resp, ctx.Err()
+	return all, ctx.Err()
 }
 
 func statsMatch(v view, f *runtime.ContainerStatsFilter) bool {
@@ -68,89 +59,84 @@ func statsMatch(v view, f *runtime.ContainerStatsFilter) bool {
 	return strings.HasPrefix(v.rec.ID, f.Id) && strings.HasPrefix(v.rec.SandboxID, f.PodSandboxId) && hasLabels(v.rec.Config.Labels, f.LabelSelector)
 }
 
-func (s *Service) containerStats(ctx context.Context, c *container) (*runtime.ContainerStats, error) {
-	v := c.view()
+func hasProcesses(v view) bool { return v.status == task.Running || v.status == task.Paused }
+
+// gather calls read for each item, a bounded number at once, and keeps the order; what read gives nil for is left out.
+func gather[T, R any](items []T, read func(T) *R) []*R {
+	all := make([]*R, len(items))
+	slots := make(chan struct{}, statsAtOnce)
+	var wg sync.WaitGroup
+	for i, item := range items {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			all[i] = read(item)
+		})
+	}
+	wg.Wait()
+	kept := all[:0]
+	for _, r := range all {
+		if r != nil {
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+// containerReading is what was read of a container at one time.
+type containerReading struct {
+	v     view
+	stats task.Stats
+	rate  *uint64           // nil: not known yet
+	layer *snapshot.FSUsage // of the writable layer; nil: not known
+}
+
+func (s *Service) readContainer(ctx context.Context, c *container) (*containerReading, error) {
 	st, err := s.Runtime.Stats(ctx, c.id)
 	if err != nil {
 		return nil, err
 	}
-	at := st.Time.UnixNano()
-	out := &runtime.ContainerStats{
-		Attributes: &runtime.ContainerAttributes{
-			Id: c.id, Metadata: containerMetadata(v.rec.Config), Labels: v.rec.Config.Labels, Annotations: v.rec.Config.Annotations,
-		},
-		Cpu: &runtime.CpuUsage{
-			Timestamp: at, UsageCoreNanoSeconds: number(st.CPUUsage), UsageNanoCores: number(c.rate(st)), Psi: psi(st.CPUPSI),
-		},
-		Memory: &runtime.MemoryUsage{
-			Timestamp: at, WorkingSetBytes: number(st.MemoryWorkingSet), UsageBytes: number(st.MemoryUsage), RssBytes: number(st.MemoryRSS),
-			PageFaults: number(st.PageFaults), MajorPageFaults: number(st.MajorPageFaults),
-			AvailableBytes: number(available(st.MemoryLimit, st.MemoryWorkingSet)), Psi: psi(st.MemoryPSI),
-		},
-		Swap: &runtime.SwapUsage{Timestamp: at, SwapUsageBytes: number(st.SwapUsage), SwapAvailableBytes: number(available(st.SwapLimit, st.SwapUsage))},
-		Io:   &runtime.IoUsage{Timestamp: at, Psi: psi(st.IOPSI)},
-	}
+	r := &containerReading{v: c.view(), stats: st, rate: c.cpu.rateAt(st.Time, st.CPUUsage)}
 	usage, err := s.Rootfs.Usage(ctx, c.id)
-	if err != nil && !errdefs.IsNotFound(err) {
-		return nil, err
+	if errdefs.IsNotFound(err) {
+		return r, nil
 	}
-	if !v.rec.Config.FreshVolumes {
-		volumes, err := s.volumeUsage(ctx, v.rec)
-		if err != nil {
-			return nil, err
-		}
+	if err == nil && !r.v.rec.Config.FreshVolumes {
+		var volumes snapshot.FSUsage
+		volumes, err = s.volumeUsage(ctx, r.v.rec)
 		usage.Bytes, usage.Inodes = usage.Bytes+volumes.Bytes, usage.Inodes+volumes.Inodes
 	}
-	out.WritableLayer = &runtime.FilesystemUsage{
-		Timestamp: nanos(usage.Time), FsId: &runtime.FilesystemIdentifier{Mountpoint: usage.Mountpoint},
-		UsedBytes: number(usage.Bytes), InodesUsed: number(usage.Inodes),
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	r.layer = &usage
+	return r, nil
 }
 
-// rate is the CPU use since the reading before, in billionths of a core; 0 for the first one.
-func (c *container) rate(st task.Stats) uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before := c.lastCPU
-	elapsed := st.Time.Sub(before.at)
-	if before.at.IsZero() || st.CPUUsage < before.usage {
-		c.lastCPU = cpuReading{st.Time, st.CPUUsage, 0}
-		return 0
+// tryReadContainer is nil for a container that ended meanwhile, and for one that cannot be read, which the log tells: one
+// bad container must not hide all others.
+func (s *Service) tryReadContainer(ctx context.Context, c *container) *containerReading {
+	r, err := s.readContainer(ctx, c)
+	if err != nil && !gone(err) && ctx.Err() == nil {
+		s.Log.WithField("container", c.id).WithError(err).Warn("cannot read the container's use")
 	}
-	if elapsed < minRateSpan { // two readers at once: too short a span says nothing
-		return before.rate
-	}
-	rate := uint64(float64(st.CPUUsage-before.usage) / elapsed.Seconds())
-	c.lastCPU = cpuReading{st.Time, st.CPUUsage, rate}
-	return rate
+	return r
 }
 
-// minRateSpan is the shortest span that a rate is computed over.
-const minRateSpan = 100 * time.Millisecond
-
-type cpuReading struct {
-	at    time.Time
-	usage uint64 // ns
-	rate  uint64 // ns per second
-}
-
-func number(v uint64) *runtime.UInt64Value { return &runtime.UInt64Value{Value: v} }
-
-func available(limit, used uint64) uint64 {
-	if limit > used {
-		return limit - used
+func (r *containerReading) message() *runtime.ContainerStats {
+	at := r.stats.Time.UnixNano()
+	out := &runtime.ContainerStats{
+		Attributes: &runtime.ContainerAttributes{
+			Id: r.v.rec.ID, Metadata: containerMetadata(r.v.rec.Config), Labels: r.v.rec.Config.Labels, Annotations: r.v.rec.Config.Annotations,
+		},
+		Cpu: cpuUsage(r.stats, r.rate), Memory: memoryUsage(r.stats), Io: ioUsage(r.stats),
+		Swap: &runtime.SwapUsage{Timestamp: at, SwapUsageBytes: number(r.stats.SwapUsage), SwapAvailableBytes: available(r.stats.SwapLimit, r.stats.SwapUsage)},
 	}
-	return 0
-}
-
-// psi converts a pressure record; CRI counts its totals in nanoseconds, the kernel in microseconds.
-func psi(p *task.PSI) *runtime.PsiStats {
-	if p == nil {
-		return nil
+	if l := r.layer; l != nil {
+		out.WritableLayer = &runtime.FilesystemUsage{
+			Timestamp: nanos(l.Time), FsId: &runtime.FilesystemIdentifier{Mountpoint: l.Mountpoint},
+			UsedBytes: number(l.Bytes), InodesUsed: number(l.Inodes),
+		}
 	}
-	return &runtime.PsiStats{
-		Some: &runtime.PsiData{Total: p.SomeTotal * 1000, Avg10: p.SomeAvg10, Avg60: p.SomeAvg60, Avg300: p.SomeAvg300},
-		Full: &runtime.PsiData{Total: p.FullTotal * 1000, Avg10: p.FullAvg10, Avg60: p.FullAvg60, Avg300: p.FullAvg300},
-	}
+	return out
 }

@@ -12,9 +12,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
 
-// streamBatch is how many images one message of StreamImages carries.
-const streamBatch = 100
-
 // ListImages lists all images, or the one that the filter names; answered from memory.
 func (s *Service) ListImages(ctx context.Context, r *runtime.ListImagesRequest) (*runtime.ListImagesResponse, error) {
 	all, err := s.listImages(ctx, r.GetFilter())
@@ -24,20 +21,15 @@ func (s *Service) ListImages(ctx context.Context, r *runtime.ListImagesRequest) 
 	return &runtime.ListImagesResponse{Images: all}, nil
 }
 
-// StreamImages is ListImages in messages of bounded size.
+// StreamImages is ListImages in several messages.
 func (s *Service) StreamImages(r *runtime.StreamImagesRequest, out grpc.ServerStreamingServer[runtime.StreamImagesResponse]) error {
 	all, err := s.listImages(out.Context(), r.GetFilter())
 	if err != nil {
 		return err
 	}
-	for len(all) > 0 {
-		n := min(streamBatch, len(all))
-		if err := out.Send(&runtime.StreamImagesResponse{Images: all[:n]}); err != nil {
-			return err
-		}
-		all = all[n:]
-	}
-	return nil
+	return inBatches(all, func(part []*runtime.Image) error {
+		return out.Send(&runtime.StreamImagesResponse{Images: part})
+	})
 }
 
 func (s *Service) listImages(ctx context.Context, f *runtime.ImageFilter) ([]*runtime.Image, error) {

@@ -38,6 +38,8 @@ type sandbox struct {
 	writing sync.Mutex
 	leaving bool
 
+	cpu cpuMeter
+
 	mu  sync.Mutex
 	rec model.Sandbox
 }
@@ -87,8 +89,8 @@ type container struct {
 	startedAt time.Time
 	pid       int
 	removing  bool
-	lastCPU   cpuReading
 
+	cpu     cpuMeter
 	ended   chan struct{} // closed when rec.End is set
 	cleaned chan struct{} // closed when shim and mount let go of it
 	endOnce sync.Once

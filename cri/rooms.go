@@ -27,6 +27,8 @@ type Network interface {
 	RemoveFiles(ctx context.Context, sandboxID string) error
 	// Shm is the host folder of the pod's /dev/shm: a tmpfs made by Pin, or "/dev/shm" with the node's IPC namespace.
 	Shm(pod network.Pod) string
+	// Interfaces reads the counters of the pod's interfaces, the main one first; none on the host network.
+	Interfaces(ctx context.Context, pod network.Pod) ([]network.Interface, error)
 	// Ready is nil when a CNI configuration is loaded; its error is the reason and the fix.
 	Ready() error
 	// GC tells CNI which pods are still attached; all other attachments are released.

@@ -12,15 +12,18 @@ import (
 
 // ListPodSandbox lists sandboxes, newest first, answered from memory.
 func (s *Service) ListPodSandbox(_ context.Context, r *runtime.ListPodSandboxRequest) (*runtime.ListPodSandboxResponse, error) {
-	resp := &runtime.ListPodSandboxResponse{}
+	return &runtime.ListPodSandboxResponse{Items: s.listSandboxes(r.GetFilter())}, nil
+}
+
+func (s *Service) listSandboxes(f *runtime.PodSandboxFilter) []*runtime.PodSandbox {
+	var items []*runtime.PodSandbox
 	for _, sb := range s.index.listedSandboxes() {
-		rec := sb.record()
-		if item := sandboxItem(rec); sandboxMatches(item, r.GetFilter()) {
-			resp.Items = append(resp.Items, item)
+		if item := sandboxItem(sb.record()); sandboxMatches(item, f) {
+			items = append(items, item)
 		}
 	}
-	slices.Reverse(resp.Items)
-	return resp, nil
+	slices.Reverse(items)
+	return items
 }
 
 func sandboxItem(rec model.Sandbox) *runtime.PodSandbox {

@@ -12,6 +12,7 @@ import (
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -39,6 +40,7 @@ type Options struct {
 	Volumes       Volumes
 	Records       SandboxRecords
 	Spec          *spec.Builder
+	Cgroups       cgrouptree.Mounts // nil: a pod's use is the sum of its containers'
 	Log           *logrus.Entry
 	// UntoldTimeout is how long a created object whose client gave up is kept for a retry; 0 means 5 minutes.
 	UntoldTimeout time.Duration

@@ -13,6 +13,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/cri"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/engine"
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/client"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -60,6 +61,10 @@ func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("look at the node: %w", err)
 	}
+	cgroups, err := cgrouptree.FindMounts()
+	if err != nil {
+		return nil, err
+	}
 	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
 
 	r.engine, err = engine.Open(ctx, engine.Options{Root: filepath.Join(c.Root, engineDir), Log: o.Log.WithField("room", "engine")})
@@ -94,7 +99,7 @@ func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node),
-		Log: o.Log.WithField("room", "cri"),
+		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"),
 	})
 	r.add("service", func() error { r.service.Close(); return nil })
 	return r, nil
