@@ -61,7 +61,7 @@ func (s *Service) containerMaker(sb *sandbox, cfg model.ContainerConfig, digest 
 		tell: func(id string) {
 			if c, err := s.index.container(id); err == nil {
 				if !c.listed.Swap(true) {
-					s.publish(runtime.ContainerEventType_CONTAINER_CREATED_EVENT, id, c.sandboxID)
+					s.tellCreated(c)
 				}
 			}
 		},

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
-
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -70,6 +68,9 @@ func (s *Service) finish(ctx context.Context, c *container, end model.End) {
 		rec := c.rec
 		rec.End = &end
 		c.mu.Unlock()
+		if end.Reason != reasonStartError && !end.StartedAt.IsZero() {
+			s.tellStarted(c, end.StartedAt)
+		}
 		err := s.putContainer(ctx, rec)
 		failpoint.Hit("container.end-recorded")
 		c.mu.Lock()
@@ -77,7 +78,7 @@ func (s *Service) finish(ctx context.Context, c *container, end model.End) {
 		c.mu.Unlock()
 		close(c.ended)
 		log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
-		s.publish(runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id, c.sandboxID)
+		s.tellEnded(c, end)
 		log.WithField("code", end.ExitCode).WithField("reason", end.Reason).Info("container ended")
 		if err != nil {
 			log.WithError(err).Warn("cannot record the end of the container yet, will try again")

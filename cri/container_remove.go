@@ -50,7 +50,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 			return fmt.Errorf("remove bundle of container %s: %w", c.id, err)
 		}
 		s.index.dropContainer(c.id)
-		s.publish(runtime.ContainerEventType_CONTAINER_DELETED_EVENT, c.id, c.sandboxID)
+		s.tellRemoved(c)
 		s.containerNames.release(containerName(c.sandboxID, c.view().rec.Config), c.id)
 		return nil
 	})

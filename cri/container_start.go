@@ -96,16 +96,7 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 		return s.startFailed(ctx, c, err)
 	}
 	failpoint.Hit("container.started")
-	c.mu.Lock()
-	c.startedAt = startedAt
-	running := c.status == task.Created // a short-lived one may have ended meanwhile
-	if running {
-		c.status = task.Running
-	}
-	c.mu.Unlock()
-	if running {
-		s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
-	}
+	s.tellStarted(c, startedAt) // the end of a short-lived one may have told it already
 	return nil
 }
 

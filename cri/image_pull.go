@@ -28,6 +28,7 @@ func (s *Service) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*
 	}
 	img, err := s.Images.Pull(ctx, ref, auth)
 	if err != nil {
+		s.notePull(ref, r.GetSandboxConfig().GetMetadata(), err)
 		return nil, err // begins with what the kubelet looks for (RegistryUnavailable) and names the image
 	}
 	return &runtime.PullImageResponse{ImageRef: img.ID}, nil

@@ -275,20 +275,26 @@ func TestHistoryGoesToTheNextSandboxOfThePod(t *testing.T) {
 func TestHistoryIsBounded(t *testing.T) {
 	s, st := newLineageService(t)
 	sb := addSandbox(s, "sb1", "uid")
-	long := strings.Repeat("ä", 1<<12)
-	for i := range maxAllGenerations + 50 {
-		rec := asked(fmt.Sprintf("c%03d", i), fmt.Sprint("name", i), long, "x"+long, "i")
-		rec.ImageRef = "xx" + long
-		c := born(s, sb, rec)
-		lived(c, 0, 1, reasonError)
-		c.rec.End.Message = long
-		s.forget(t, c)
+	long := strings.Repeat("ä", 1<<19)
+	var many []model.Generation
+	for i := range maxAllGenerations + 49 {
+		many = append(many, model.Generation{
+			ID: fmt.Sprintf("c%03d", i), Name: fmt.Sprint("name", i), CreatedAt: s.clock.now(),
+			Image: bounded(long, maxImage), ImageRef: bounded(long, maxImage), Message: bounded(long, maxMessage),
+		})
 	}
+	sb.rec.History = merged(nil, many)
+	rec := asked("last", "app", long, "x"+long, "i")
+	rec.ImageRef = "xx" + long
+	c := born(s, sb, rec)
+	lived(c, 0, 1, reasonError)
+	c.rec.End.Message = long
+	s.forget(t, c)
 	got := st.history(t, "sb1")
 	if len(got) != maxAllGenerations || got[0].ID != "c050" {
 		t.Errorf("%d generations are kept, the first is %s", len(got), got[0].ID)
 	}
-	g := got[0]
+	g := got[len(got)-1]
 	for _, text := range []string{g.Image, g.ImageRef, g.Lineage.Hash, g.Message} {
 		if len(text) > maxImage || len(text) < maxHash || !utf8.ValidString(text) {
 			t.Errorf("a text has %d bytes: %.20q", len(text), text)

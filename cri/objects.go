@@ -40,6 +40,7 @@ type sandbox struct {
 
 	cpu cpuMeter
 
+
 	mu  sync.Mutex
 	rec model.Sandbox
 }
@@ -90,7 +91,12 @@ type container struct {
 	pid       int
 	removing  bool
 
-	cpu     cpuMeter
+	cpu cpuMeter
+
+	// telling is held while the world is told of the container's start, which happens before it is told of the end.
+	telling   sync.Mutex
+	startTold bool
+
 	ended   chan struct{} // closed when rec.End is set
 	cleaned chan struct{} // closed when shim and mount let go of it
 	endOnce sync.Once

@@ -146,6 +146,7 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 	}
 	c := newContainer(rec)
 	c.listed.Store(true)
+	c.startTold = rec.End != nil || inShim && info.Status != task.Created || !inShim && markErr == nil
 	s.index.addContainer(c)
 	s.containerNames.adopt(containerName(rec.SandboxID, rec.Config), rec.RequestDigest, rec.ID)
 	switch {

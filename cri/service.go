@@ -7,12 +7,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -42,6 +44,8 @@ type Options struct {
 	Spec          *spec.Builder
 	Cgroups       cgrouptree.Mounts // nil: a pod's use is the sum of its containers'
 	Log           *logrus.Entry
+	Journal       *journal.Journal      // nil: nothing is kept
+	Metrics       prometheus.Registerer // nil: nothing is counted
 	// UntoldTimeout is how long a created object whose client gave up is kept for a retry; 0 means 5 minutes.
 	UntoldTimeout time.Duration
 }
@@ -59,6 +63,7 @@ type Service struct {
 	clock          ticker
 	chores         *chores
 	events         *broadcast
+	upgrades       *upgradeMetrics
 	bootID         string
 }
 
@@ -68,7 +73,7 @@ func New(o Options) *Service {
 		o.UntoldTimeout = defaultUntold
 	}
 	return &Service{
-		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), bootID: readBootID(),
+		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), bootID: readBootID(),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -47,6 +48,7 @@ func (s *Service) handle(ctx context.Context, e task.Event) {
 		s.chores.wg.Go(func() { s.lost(context.WithoutCancel(ctx), c, lostMessage) })
 	case task.EventOOM:
 		s.Log.WithField("pod", c.sandboxID).WithField("container", c.id).Warn("the kernel's OOM killer ended a process of the container")
+		s.note(c, journal.Entry{Kind: journal.OOM})
 	}
 }
 

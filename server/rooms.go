@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/cri"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/engine"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/client"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -21,6 +23,9 @@ import (
 
 // engineDir is the folder of containerd's stores in the root.
 const engineDir = "engine"
+
+// journalDir is the folder of the journal in the root.
+const journalDir = "journal"
 
 // shimLimit bounds the first connection to the shim, with all that a dead one left to clean up.
 const shimLimit = time.Minute
@@ -39,7 +44,7 @@ type closer struct {
 
 // openRooms opens the parts in the order in which they need each other. They live until close, not until ctx ends: calls
 // in progress need them while the daemon drains.
-func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
+func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (_ *rooms, err error) {
 	ctx = context.WithoutCancel(ctx)
 	c := o.Config
 	r := &rooms{}
@@ -99,10 +104,21 @@ func openRooms(ctx context.Context, o Options) (_ *rooms, err error) {
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node),
-		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"),
+		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })
 	return r, nil
+}
+
+// openJournal opens the journal. Pods run without one too.
+func (r *rooms) openJournal(o Options) *journal.Journal {
+	j, err := journal.Open(filepath.Join(o.Config.Root, journalDir))
+	if err != nil {
+		o.Log.WithError(err).Error("what happens to containers is not kept")
+		return nil
+	}
+	r.add("journal", j.Close)
+	return j
 }
 
 // startShim connects to the node's shim, or starts it.

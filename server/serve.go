@@ -62,7 +62,7 @@ func Serve(ctx context.Context, o Options) error {
 
 	registry := newRegistry(o.Version)
 	tell.tell("STATUS=opening the store")
-	rooms, err := openRooms(ctx, o)
+	rooms, err := openRooms(ctx, o, registry)
 	if err != nil {
 		return err
 	}

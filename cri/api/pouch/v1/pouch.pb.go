@@ -740,7 +740,7 @@ type EventsRequest struct {
 	Follow        bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what happens
 	After         uint64                 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`   // only entries with a higher number
 	Since         int64                  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`   // only entries of that time (ns since the epoch) and later
-	Pod           string                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`        // only those of this pod: a sandbox's ID or the beginning of it, a UID, NAME or NAMESPACE/NAME
+	Pod           string                 `protobuf:"bytes,4,opt,name=pod,proto3" json:"pod,omitempty"`        // only those of this pod: NAME, NAMESPACE/NAME, UID, or at least 4 characters of the beginning of a sandbox ID
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
