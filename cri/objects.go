@@ -40,7 +40,6 @@ type sandbox struct {
 
 	cpu cpuMeter
 
-
 	mu  sync.Mutex
 	rec model.Sandbox
 }
