@@ -1,26 +1,25 @@
 package kubelet
 
 import (
-	"fmt"
-
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
-// Images of the node's registry: /version holds their number.
+// Images of the node's registry; /version tells them apart. app1Again is app1 by another tag.
 const (
-	app1 = lab.Domain + "/app:1"
-	app2 = lab.Domain + "/app:2"
+	app1      = lab.Domain + "/app:1"
+	app1Again = lab.Domain + "/app:again"
+	app2      = lab.Domain + "/app:2"
 )
 
 func (n *node) pushImages() error {
-	for version := range 2 {
-		img, err := lab.BusyboxImage(fmt.Sprint(version+1), appConfig)
+	for tag, version := range map[string]string{"app:1": "1", "app:again": "1", "app:2": "2"} {
+		img, err := lab.BusyboxImage(version, appConfig)
 		if err != nil {
 			return err
 		}
-		if err := n.Lab.Images.Push(fmt.Sprintf("app:%d", version+1), img); err != nil {
+		if err := n.Lab.Images.Push(tag, img); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 )
 
 func TestPodOfTwoContainersBecomesReady(t *testing.T) {
+	t.Parallel()
 	n := start(t)
 	p := n.run(t, podOf("two", []corev1.Container{
 		sh("web", app1, "echo serving; httpd -f -p 8080 -h /"),

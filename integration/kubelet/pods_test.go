@@ -12,6 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	toolswatch "k8s.io/client-go/tools/watch"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
@@ -190,6 +193,20 @@ func (p *pod) awaitLog(t testing.TB, container, text string) {
 		}
 	}
 	t.Fatalf("the log of %s ends without %q:\n%s", container, text, seen.String())
+}
+
+// awaitEvent waits for an event about a pod with this reason, whose message holds text.
+func (n *node) awaitEvent(t testing.TB, p *pod, reason, text string) {
+	t.Helper()
+	list := cache.NewFilteredListWatchFromClient(n.Client.CoreV1().RESTClient(), "events", namespace, func(o *metav1.ListOptions) {
+		o.FieldSelector = "involvedObject.name=" + p.name
+	})
+	if _, err := toolswatch.UntilWithSync(limited(t), list, nil, nil, func(e watch.Event) (bool, error) {
+		event, is := e.Object.(*corev1.Event)
+		return is && event.Reason == reason && strings.Contains(event.Message, text), nil
+	}); err != nil {
+		t.Fatalf("wait for an event %s with %q: %v", reason, text, err)
+	}
 }
 
 // inside runs a script in a container, by the runtime's ExecSync, and gives what it prints without spaces around it.

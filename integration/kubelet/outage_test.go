@@ -1,0 +1,106 @@
+package kubelet
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+)
+
+// meter asks a pod's port for its version every 5 ms, as a client on the node would, and notes when it had an answer.
+type meter struct {
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	mu      sync.Mutex
+	answers []answer
+	heard   chan struct{} // has an entry when there is a new answer
+}
+
+type answer struct {
+	at      time.Time
+	version string
+}
+
+// meterPort is where the containers under measurement serve their /version.
+const meterPort = 8080
+
+// serving is the script of a container that serves its root folder on meterPort, so its image's /version too.
+const serving = "exec httpd -f -p 8080 -h /"
+
+// measure starts a meter on a pod's address; it is stopped when the test ends.
+func measure(t testing.TB, ip string) *meter {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &meter{stop: cancel, heard: make(chan struct{}, 1)}
+	m.done.Add(1)
+	go func() {
+		defer m.done.Done()
+		for tick := time.NewTicker(5 * time.Millisecond); ctx.Err() == nil; <-tick.C {
+			if version, err := ask(ip); err == nil {
+				m.note(version)
+			}
+		}
+	}()
+	t.Cleanup(func() { m.stop(); m.done.Wait() })
+	return m
+}
+
+func (m *meter) note(version string) {
+	m.mu.Lock()
+	m.answers = append(m.answers, answer{time.Now(), version})
+	m.mu.Unlock()
+	select {
+	case m.heard <- struct{}{}:
+	default:
+	}
+}
+
+// ask makes one HTTP request on a connection of its own.
+func ask(ip string) (string, error) {
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip, fmt.Sprint(meterPort)), 100*time.Millisecond)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(500 * time.Millisecond)); err != nil {
+		return "", err
+	}
+	if _, err := conn.Write([]byte("GET /version HTTP/1.0\r\n\r\n")); err != nil {
+		return "", err
+	}
+	last, s := "", bufio.NewScanner(conn)
+	for s.Scan() {
+		last = s.Text()
+	}
+	if last == "" {
+		return "", fmt.Errorf("no answer: %w", s.Err())
+	}
+	return last, nil
+}
+
+// outage waits for an answer of this version and gives the time between the last answer before it and it.
+func (m *meter) outage(t testing.TB, version string) time.Duration {
+	t.Helper()
+	limit := time.After(patience)
+	for {
+		m.mu.Lock()
+		for i, a := range m.answers {
+			if a.version == version && i > 0 {
+				gap := a.at.Sub(m.answers[i-1].at)
+				m.answers = m.answers[i:]
+				m.mu.Unlock()
+				return gap
+			}
+		}
+		m.mu.Unlock()
+		select {
+		case <-m.heard:
+		case <-limit:
+			t.Fatalf("version %s never answered", version)
+		}
+	}
+}
