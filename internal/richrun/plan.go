@@ -1,0 +1,66 @@
+package richrun
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+)
+
+// Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON in the folder. A
+// container in dumb-init mode has none: for the shim it is a plain one.
+type Plan struct {
+	Mode string `json:"mode"`
+	// Shutdown is the signal that makes pid 1 end its services (number, signal(7)).
+	Shutdown int `json:"shutdown"`
+	// KillWhenAlone says that pid 1 never ends by itself: it is killed once it is the last process.
+	KillWhenAlone bool `json:"killWhenAlone,omitempty"`
+	// ShutdownTimeout is how long the shutdown may take before everything is killed.
+	ShutdownTimeout time.Duration `json:"shutdownTimeout"`
+	// Delegate says that the container's processes live in a cgroup of their own below the one with the limits, which
+	// belongs to Owner (host IDs).
+	Delegate bool `json:"delegate,omitempty"`
+	OwnerUID int  `json:"ownerUID,omitempty"`
+	OwnerGID int  `json:"ownerGID,omitempty"`
+	// WatchUnits are units of the init whose failure ends the container.
+	WatchUnits []string `json:"watchUnits,omitempty"`
+	Terminal   bool     `json:"terminal,omitempty"`
+	Stdin      bool     `json:"stdin,omitempty"`
+}
+
+// planMax bounds the file.
+const planMax = 1 << 20
+
+// Write puts the plan into a bundle, whose folder is there already.
+func (p Plan) Write(bundle string) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode plan: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, Dir, PlanFile), text, 0o600); err != nil {
+		return fmt.Errorf("write plan: %w", err)
+	}
+	return nil
+}
+
+// ReadPlan reads a bundle's plan. os.ErrNotExist: the container is a plain one.
+func ReadPlan(bundle string) (Plan, error) {
+	f, err := os.Open(filepath.Join(bundle, Dir, PlanFile))
+	if err != nil {
+		return Plan{}, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, planMax))
+	if err != nil {
+		return Plan{}, fmt.Errorf("read plan: %w", err)
+	}
+	var p Plan
+	if err := json.Unmarshal(text, &p); err != nil {
+		return Plan{}, fmt.Errorf("plan of %s: %w (%w)", bundle, err, errdefs.ErrInvalidArgument)
+	}
+	return p, nil
+}
