@@ -81,7 +81,7 @@ func (a *app) complete(root *cobra.Command) {
 	for path, fn := range map[string]cobra.CompletionFunc{
 		"exec": a.completion(1, true, false, false), "logs": a.completion(1, true, false, false), "stop": a.completion(0, true, false, false),
 		"rm": a.completion(0, true, true, false), "rmi": a.completion(0, false, false, true), "inspect": a.completion(1, true, true, true),
-		"run": a.completion(1, false, false, true), "history": a.completion(1, false, true, false), "pods stop": a.completion(0, false, true, false), "pods rm": a.completion(0, false, true, false),
+		"run": a.completion(1, false, false, true), "history": a.completion(1, false, true, false), "stats": a.completion(0, true, true, false), "pods stop": a.completion(0, false, true, false), "pods rm": a.completion(0, false, true, false),
 	} {
 		if cmd, _, err := root.Find(strings.Fields(path)); err == nil {
 			cmd.ValidArgsFunction = fn

@@ -41,6 +41,7 @@ type fake struct {
 	mu       sync.Mutex
 	requests []proto.Message
 	imported []byte
+	measured int           // how often stats were asked for
 	pulling  chan struct{} // if set, PullImage waits until it is closed
 }
 
