@@ -36,6 +36,7 @@ type family struct {
 type measured struct {
 	stats     task.Stats
 	container *containerReading // nil for a pod
+	files     openFiles         // of a container
 	place     *filesystem       // where the writable layer lies; nil for a pod, and where it cannot be looked at
 }
 

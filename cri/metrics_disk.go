@@ -3,6 +3,8 @@ package cri
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -57,7 +59,17 @@ func diskFamilies() []family {
 			return all
 		}}
 	}
+	usage := func(m *measured) []sample {
+		var all []sample
+		for _, d := range m.stats.Devices {
+			at := []string{deviceName(d.Major, d.Minor), strconv.FormatUint(d.Major, 10), strconv.FormatUint(d.Minor, 10)}
+			all = append(all, sample{d.ReadBytes, append(slices.Clone(at), "Read")}, sample{d.WriteBytes, append(at, "Write")})
+		}
+		return all
+	}
 	return []family{
+		{name: "container_blkio_device_usage_total", help: "Bytes read from and written to a device", kind: counter,
+			labels: []string{"device", "major", "minor", "operation"}, read: usage},
 		place("container_fs_usage_bytes", "Bytes of the writable layer", func(m *measured) uint64 { return m.container.layer.Bytes }),
 		place("container_fs_limit_bytes", "Size of the filesystem that the writable layer lies on", func(m *measured) uint64 { return m.place.bytes }),
 		place("container_fs_inodes_total", "Inodes of that filesystem", func(m *measured) uint64 { return m.place.inodes }),

@@ -10,15 +10,6 @@ import (
 
 func cpuFamilies() []family {
 	total := func(m *measured) []sample { return []sample{{m.stats.CPUUsage / 1e9, []string{"total"}}} }
-	// Without a quota there are no periods to count.
-	quota := func(get func(task.Stats) uint64) func(*measured) []sample {
-		return func(m *measured) []sample {
-			if m.stats.CPUPeriods == 0 {
-				return nil
-			}
-			return one(get)(m)
-		}
-	}
 	return []family{
 		{name: "container_cpu_usage_seconds_total", help: "CPU time used, in seconds", kind: counter, labels: []string{"cpu"}, inPod: true, read: total},
 		{name: "container_cpu_user_seconds_total", help: "CPU time used in user mode, in seconds", kind: counter, inPod: true,
@@ -26,11 +17,11 @@ func cpuFamilies() []family {
 		{name: "container_cpu_system_seconds_total", help: "CPU time used in kernel mode, in seconds", kind: counter, inPod: true,
 			read: seconds(func(st task.Stats) uint64 { return st.CPUSystem })},
 		{name: "container_cpu_cfs_periods_total", help: "Periods of the CPU quota that have passed", kind: counter, inPod: true,
-			read: quota(func(st task.Stats) uint64 { return st.CPUPeriods })},
+			read: one(func(st task.Stats) uint64 { return st.CPUPeriods })},
 		{name: "container_cpu_cfs_throttled_periods_total", help: "Periods in which the CPU quota was used up", kind: counter, inPod: true,
-			read: quota(func(st task.Stats) uint64 { return st.CPUThrottledPeriods })},
+			read: one(func(st task.Stats) uint64 { return st.CPUThrottledPeriods })},
 		{name: "container_cpu_cfs_throttled_seconds_total", help: "Time for which the CPU quota made processes wait, in seconds", kind: counter, inPod: true,
-			read: quota(func(st task.Stats) uint64 { return st.CPUThrottledTime / 1e9 })},
+			read: seconds(func(st task.Stats) uint64 { return st.CPUThrottledTime })},
 	}
 }
 
@@ -61,13 +52,17 @@ func memoryFamilies() []family {
 }
 
 func processFamilies() []family {
-	threadsMax := func(m *measured) []sample { return ifSet(m.stats.PidsLimit) }
+	open := func(get func(openFiles) uint64) func(*measured) []sample {
+		return func(m *measured) []sample { return []sample{{value: get(m.files)}} }
+	}
 	started := func(m *measured) []sample { return []sample{{value: uint64(max(m.container.v.startedAt.Unix(), 0))}} }
 	seen := func(m *measured) []sample { return []sample{{value: uint64(m.stats.Time.Unix())}} }
 	return []family{
 		{name: "container_processes", help: "Processes", kind: gauge, inPod: true, read: one(func(st task.Stats) uint64 { return st.Processes })},
 		{name: "container_threads", help: "Threads", kind: gauge, inPod: true, read: one(func(st task.Stats) uint64 { return st.Pids })},
-		{name: "container_threads_max", help: "Threads allowed", kind: gauge, read: threadsMax},
+		{name: "container_threads_max", help: "Threads allowed; 0: no limit", kind: gauge, read: one(func(st task.Stats) uint64 { return st.PidsLimit })},
+		{name: "container_file_descriptors", help: "Open file descriptors", kind: gauge, read: open(func(f openFiles) uint64 { return f.all })},
+		{name: "container_sockets", help: "Open sockets", kind: gauge, read: open(func(f openFiles) uint64 { return f.sockets })},
 		{name: "container_start_time_seconds", help: "When the container was started, in seconds since 1970", kind: gauge, read: started},
 		{name: "container_last_seen", help: "When these figures were read, in seconds since 1970", kind: gauge, read: seen},
 	}

@@ -29,7 +29,7 @@ func (s *Service) listSandboxMetrics(ctx context.Context) ([]*runtime.PodSandbox
 		pod := &runtime.PodSandboxMetrics{PodSandboxId: r.rec.ID, Metrics: r.metrics(known)}
 		for _, c := range r.containers {
 			pod.ContainerMetrics = append(pod.ContainerMetrics, &runtime.ContainerMetrics{
-				ContainerId: c.v.rec.ID, Metrics: c.metrics(known, r.rec, places),
+				ContainerId: c.v.rec.ID, Metrics: c.metrics(known, r.rec, places, s.countOpenFiles(ctx, c.v.rec.ID)),
 			})
 		}
 		all = append(all, pod)
@@ -54,9 +54,9 @@ func (r *sandboxReading) metrics(known []family) []*runtime.Metric {
 	return out
 }
 
-func (r *containerReading) metrics(known []family, pod model.Sandbox, places map[string]*filesystem) []*runtime.Metric {
+func (r *containerReading) metrics(known []family, pod model.Sandbox, places map[string]*filesystem, files openFiles) []*runtime.Metric {
 	rec := r.v.rec
-	m := &measured{stats: r.stats, container: r}
+	m := &measured{stats: r.stats, container: r, files: files}
 	if r.layer != nil {
 		place, ok := places[r.layer.Mountpoint]
 		if !ok {

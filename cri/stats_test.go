@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
@@ -39,6 +41,11 @@ func (r statsRuntime) Stats(_ context.Context, id string) (task.Stats, error) {
 		MemoryRSS: 700, PageFaults: 11, MajorPageFaults: 2, Processes: 4, Pids: 9, PidsLimit: 100, CPUPSI: &task.PSI{SomeTotal: 7e6, FullTotal: 1},
 		Devices: []task.DeviceIO{{Major: 0, Minor: 99, ReadBytes: 5}, {Major: 0, Minor: 98, ReadBytes: 6}},
 	}, nil
+}
+
+// Pids gives this process, whose descriptors are real.
+func (statsRuntime) Pids(context.Context, string) ([]uint32, error) {
+	return []uint32{uint32(os.Getpid()), 1 << 30}, nil
 }
 
 func (statsRootfs) Usage(_ context.Context, id string) (snapshot.FSUsage, error) {
@@ -220,6 +227,20 @@ func TestStatsOfACallThatIsOver(t *testing.T) {
 	}
 	if _, err := s.ListContainerStats(ctx, &runtime.ListContainerStatsRequest{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("containers: %v", err)
+	}
+}
+
+func TestOpenFilesAndSocketsAreCounted(t *testing.T) {
+	s := newStatsService("")
+	before := s.countOpenFiles(t.Context(), "c1")
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := s.countOpenFiles(t.Context(), "c1")
+	_, _ = unix.Close(pair[0]), unix.Close(pair[1])
+	if before.all == 0 || after.all != before.all+2 || after.sockets != before.sockets+2 {
+		t.Errorf("%+v became %+v by two sockets", before, after)
 	}
 }
 

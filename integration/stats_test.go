@@ -228,6 +228,7 @@ func TestMetricsAreDescribedUniqueAndTrue(t *testing.T) {
 	for name, min := range map[string]uint64{
 		"container_memory_working_set_bytes/app": 1000, "container_memory_working_set_bytes/": 1000, "container_processes/app": 1, "container_threads/app": 1,
 		"container_start_time_seconds/app": 1, "container_network_receive_bytes_total/": 0, "container_fs_usage_bytes/app": 0, "container_fs_limit_bytes/app": 1,
+		"container_file_descriptors/app": 1, "container_sockets/app": 0, "container_threads_max/app": 0, "container_cpu_cfs_periods_total/app": 0,
 	} {
 		if got, ok := series[name]; !ok || got < min {
 			t.Errorf("%s is %d (%v)", name, got, ok)
