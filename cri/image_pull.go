@@ -3,11 +3,13 @@ package cri
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
@@ -29,9 +31,18 @@ func (s *Service) PullImage(ctx context.Context, r *runtime.PullImageRequest) (*
 	img, err := s.Images.Pull(ctx, ref, auth)
 	if err != nil {
 		s.notePull(ref, r.GetSandboxConfig().GetMetadata(), err)
-		return nil, err // begins with what the kubelet looks for (RegistryUnavailable) and names the image
+		return nil, asKubeletReads(err)
 	}
 	return &runtime.PullImageResponse{ImageRef: img.ID}, nil
+}
+
+// asKubeletReads gives an error of a registry that does not answer the code Unknown: the kubelet tells it by the beginning
+// of the message, and only for this code does it take off what gRPC puts before that (cri-client, pullImageV1).
+func asKubeletReads(err error) error {
+	if text := err.Error(); strings.HasPrefix(text, crierrors.ErrRegistryUnavailable.Error()) {
+		return errors.New(text)
+	}
+	return err
 }
 
 // pullAuth converts credentials. Auth is base64 of USER:PASSWORD, as in docker's configuration.

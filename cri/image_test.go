@@ -2,6 +2,8 @@ package cri
 
 import (
 	"encoding/base64"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -70,5 +72,16 @@ func TestPullAuth(t *testing.T) {
 		if c.bad != errdefs.IsInvalidArgument(err) || (got == nil) != (c.want == nil) || (got != nil && *got != *c.want) {
 			t.Errorf("%s: %+v, %v", c.name, got, err)
 		}
+	}
+}
+
+// The kubelet takes "rpc error: …" off the message for the code Unknown only, and then looks at how it begins.
+func TestUnavailableRegistryHasNoClassForTheKubelet(t *testing.T) {
+	err := asKubeletReads(fmt.Errorf("RegistryUnavailable: pull r:1: %w", errdefs.ErrUnavailable))
+	if errdefs.Resolve(err) != errdefs.ErrUnknown || !strings.HasPrefix(err.Error(), "RegistryUnavailable: ") {
+		t.Errorf("%v is of class %v", err, errdefs.Resolve(err))
+	}
+	if err := asKubeletReads(fmt.Errorf("pull r:1: %w", errdefs.ErrNotFound)); !errdefs.IsNotFound(err) {
+		t.Errorf("%v lost its class", err)
 	}
 }

@@ -92,11 +92,12 @@ func (c *Cluster) writeKubeletConfig() (string, error) {
 		// The machine may have cgroup v1, swap, and no right to lower an OOM score.
 		"failCgroupV1": false, "failSwapOn": false, "oomScoreAdj": 0, "enforceNodeAllocatable": []string{},
 		// Tests go back and forth between images faster than people do.
-		"crashLoopBackOff":    map[string]any{"maxContainerRestartPeriod": "1s"},
-		"registryPullQPS":     0,
-		"serializeImagePulls": false,
-		"eventRecordQPS":      0,
-		"kubeAPIQPS":          1000, "kubeAPIBurst": 1000,
+		"crashLoopBackOff":          map[string]any{"maxContainerRestartPeriod": "1s"},
+		"registryPullQPS":           0,
+		"serializeImagePulls":       false,
+		"nodeStatusUpdateFrequency": "1s", "nodeStatusReportFrequency": "1s",
+		"eventRecordQPS": 0,
+		"kubeAPIQPS":     1000, "kubeAPIBurst": 1000,
 		// Images go when the disk is full; how full the machine's disk is must not matter here.
 		"imageMinimumGCAge": "1s", "imageGCHighThresholdPercent": 100, "evictionHard": map[string]string{"memory.available": "50Mi"},
 		"evictionPressureTransitionPeriod": "1s",
