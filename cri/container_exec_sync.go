@@ -127,23 +127,29 @@ func (x *syncExec) failure(ctx context.Context, err error) error {
 }
 
 // kill ends the process with its children and waits until it is gone.
-func (x *syncExec) kill(ctx context.Context) {
+func (x *syncExec) kill(ctx context.Context) { x.s.killExec(ctx, x.req.ID, x.req.ExecID) }
+
+func (x *syncExec) forget(ctx context.Context) { x.s.forgetExec(ctx, x.req.ID, x.req.ExecID) }
+
+// killExec ends an exec'd process with its children and waits until it is gone.
+func (s *Service) killExec(ctx context.Context, id, execID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execCleanup)
 	defer cancel()
-	if err := x.s.Runtime.KillExec(ctx, x.req.ID, x.req.ExecID, uint32(syscall.SIGKILL), true); err != nil {
+	if err := s.Runtime.KillExec(ctx, id, execID, uint32(syscall.SIGKILL), true); err != nil {
 		if !gone(err) {
-			x.s.Log.WithField("container", x.req.ID).WithError(err).Warn("cannot kill an exec past its timeout")
+			s.Log.WithField("container", id).WithError(err).Warn("cannot kill an exec that nobody waits for")
 		}
 		return
 	}
-	_, _ = x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
+	_, _ = s.Runtime.Wait(ctx, id, execID)
 }
 
-func (x *syncExec) forget(ctx context.Context) {
+// forgetExec lets the shim forget an exec'd process that has ended.
+func (s *Service) forgetExec(ctx context.Context, id, execID string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execCleanup)
 	defer cancel()
-	if err := x.s.Runtime.DeleteExec(ctx, x.req.ID, x.req.ExecID); err != nil && !errdefs.IsNotFound(err) {
-		x.s.Log.WithField("container", x.req.ID).WithError(err).Warn("cannot forget an ended exec")
+	if err := s.Runtime.DeleteExec(ctx, id, execID); err != nil && !errdefs.IsNotFound(err) {
+		s.Log.WithField("container", id).WithError(err).Warn("cannot forget an ended exec")
 	}
 }
 

@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"io"
+	"net"
 
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -20,6 +21,8 @@ type Network interface {
 	Attach(ctx context.Context, pod network.Pod) (network.Attachment, error)
 	// Detach runs CNI DEL; it can be repeated, also when the namespace is gone.
 	Detach(ctx context.Context, pod network.Pod) error
+	// Dial connects to a TCP port of the pod from inside it: at 127.0.0.1, else at ::1.
+	Dial(ctx context.Context, pod network.Pod, port uint16) (*net.TCPConn, error)
 	// WriteFiles makes hosts, resolv.conf and hostname of the pod.
 	WriteFiles(ctx context.Context, pod network.Pod, a network.Attachment) (network.Files, error)
 	// Files gives their paths.

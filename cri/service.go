@@ -65,6 +65,7 @@ type Service struct {
 	events         *broadcast
 	upgrades       *upgradeMetrics
 	bootID         string
+	streams        Streams
 }
 
 // New puts a Service together. Recover must be called before it serves, Close when it has stopped serving.
@@ -77,6 +78,9 @@ func New(o Options) *Service {
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
 }
+
+// SetStreams says who gives the URLs of streams. It must be called before the service serves.
+func (s *Service) SetStreams(streams Streams) { s.streams = streams }
 
 // Close ends the background work; containers go on.
 func (s *Service) Close() { s.chores.stop() }

@@ -12,15 +12,16 @@ import (
 // Config is everything that can be set, by TOML path. Every key has a row in keys(), with its documentation and its
 // check; a test compares the two.
 type Config struct {
-	Root    string  `toml:"root"`
-	State   string  `toml:"state"`
-	CRI     CRI     `toml:"cri"`
-	Log     Log     `toml:"log"`
-	Metrics Metrics `toml:"metrics"`
-	Runtime Runtime `toml:"runtime"`
-	Network Network `toml:"network"`
-	Images  Images  `toml:"images"`
-	Upgrade Upgrade `toml:"upgrade"`
+	Root      string    `toml:"root"`
+	State     string    `toml:"state"`
+	CRI       CRI       `toml:"cri"`
+	Streaming Streaming `toml:"streaming"`
+	Log       Log       `toml:"log"`
+	Metrics   Metrics   `toml:"metrics"`
+	Runtime   Runtime   `toml:"runtime"`
+	Network   Network   `toml:"network"`
+	Images    Images    `toml:"images"`
+	Upgrade   Upgrade   `toml:"upgrade"`
 }
 
 // CRI says how clients reach the daemon.
@@ -28,6 +29,15 @@ type CRI struct {
 	Socket       string   `toml:"socket"`
 	SocketGroup  string   `toml:"socket_group"`
 	DrainTimeout Duration `toml:"drain_timeout"`
+}
+
+// Streaming is the HTTP listener of exec, attach and port-forward.
+type Streaming struct {
+	Address     string   `toml:"address"`
+	Port        int      `toml:"port"`
+	TLSCert     string   `toml:"tls_cert"`
+	TLSKey      string   `toml:"tls_key"`
+	IdleTimeout Duration `toml:"idle_timeout"`
 }
 
 // Log says what is logged.
@@ -104,6 +114,8 @@ func Default() Config {
 		Root:  "/var/lib/cri-pouch",
 		State: "/run/cri-pouch",
 		CRI:   CRI{DrainTimeout: Duration(10 * time.Second)},
+		// The kubelet's own limit (streamingConnectionIdleTimeout) has the same default.
+		Streaming: Streaming{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
 		Log:   Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",

@@ -44,6 +44,17 @@ func Keys() []Key {
 		{"cri.drain_timeout", "", "How long an ending daemon waits for the calls in progress before it cuts them off.",
 			func(c Config) error { return checkDuration(c.CRI.DrainTimeout, 0, 10*time.Minute) }},
 
+		{"streaming.address", "", "IP address that exec, attach and port-forward are served on. The kubelet on this node connects to it; others need no access.",
+			func(c Config) error { return checkIP(c.Streaming.Address) }},
+		{"streaming.port", "", "Its TCP port. 0: a free one, another at each start.",
+			func(c Config) error { return checkRange(c.Streaming.Port, 0, 65535) }},
+		{"streaming.tls_cert", "", "File with the certificate chain (PEM) that streams are served with. Empty: without TLS.",
+			func(c Config) error { return checkOptionalPath(c.Streaming.TLSCert) }},
+		{"streaming.tls_key", "", "File with the certificate's key (PEM).",
+			func(c Config) error { return checkTLS(c.Streaming) }},
+		{"streaming.idle_timeout", "", "A stream that carries nothing for so long is closed. 0s: never.",
+			func(c Config) error { return checkDuration(c.Streaming.IdleTimeout, 0, 7*24*time.Hour) }},
+
 		{"log.level", "log-level", "What is logged: error, warn, info, debug or trace. Read again on SIGHUP.",
 			func(c Config) error { return checkOneOf(c.Log.Level, "error", "warn", "info", "debug", "trace") }},
 		{"log.format", "", "How it is written: text or json.",
@@ -173,6 +184,20 @@ func checkAddress(a string) error {
 		return fmt.Errorf(`%q is no HTTP address, write as in "127.0.0.1:10255"`, a)
 	}
 	return nil
+}
+
+func checkIP(a string) error {
+	if net.ParseIP(a) == nil {
+		return fmt.Errorf(`%q is no IP address, write as in "127.0.0.1"`, a)
+	}
+	return nil
+}
+
+func checkTLS(s Streaming) error {
+	if (s.TLSCert == "") != (s.TLSKey == "") {
+		return fmt.Errorf("give streaming.tls_cert and streaming.tls_key, or neither")
+	}
+	return checkOptionalPath(s.TLSKey)
 }
 
 // numericHost replaces a host name, so that a check of the form asks no name server.

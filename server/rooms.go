@@ -107,6 +107,12 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })
+	streams, err := openStreams(c.Streaming, r.service.StreamBackend(), o.Log.WithField("room", "streams"))
+	if err != nil {
+		return nil, err
+	}
+	r.add("streams", streams.close)
+	r.service.SetStreams(streams.server)
 	return r, nil
 }
 

@@ -1,0 +1,66 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+)
+
+// executor is what cri-streaming calls for one exec or attach. A WebSocket connection has all streams, also those that
+// were not asked for: they are left out here.
+type executor struct {
+	backend          Backend
+	stdin, out, eout bool
+}
+
+func (e executor) only(in io.Reader, out, err io.WriteCloser) (io.Reader, io.WriteCloser, io.WriteCloser) {
+	if !e.stdin {
+		in = nil
+	}
+	if !e.out {
+		out = nil
+	}
+	if !e.eout {
+		err = nil
+	}
+	return in, out, err
+}
+
+// ExecInContainer is remotecommand.Executor's.
+func (e executor) ExecInContainer(ctx context.Context, _, _, container string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	in, out, err = e.only(in, out, err)
+	return guard("exec", func() error { return e.backend.Exec(ctx, container, cmd, in, out, err, tty, resize) })
+}
+
+// AttachContainer is remotecommand.Attacher's.
+func (e executor) AttachContainer(ctx context.Context, _, _, container string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+	in, out, err = e.only(in, out, err)
+	return guard("attach", func() error { return e.backend.Attach(ctx, container, in, out, err, tty, resize) })
+}
+
+// forwarder is what cri-streaming calls for the ports of one connection. It gives them the connection's context: theirs
+// is nobody's, so that a client that has gone could not be told from one that has only shut down its side.
+type forwarder struct {
+	backend Backend
+	ctx     context.Context
+}
+
+// PortForward is portforward.PortForwarder's.
+func (f forwarder) PortForward(_ context.Context, sandbox, _ string, port int32, stream io.ReadWriteCloser) error {
+	return guard("port-forward", func() error { return f.backend.PortForward(f.ctx, sandbox, port, stream) })
+}
+
+// guard turns a panic into an error: it would end the daemon where cri-streaming calls from a goroutine of its own.
+func guard(what string, fn func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the daemon failed inside %s: %v: %w\n%s", what, p, errdefs.ErrInternal, debug.Stack())
+		}
+	}()
+	return fn()
+}

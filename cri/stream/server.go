@@ -1,0 +1,238 @@
+// Package stream serves what CRI hands to clients by URL: exec, attach and port-forward, in the kubelet's protocols over
+// SPDY and WebSocket. The protocols are those of k8s.io/cri-streaming; tokens, the ends of connections and who waits for
+// whom are here. It knows nothing of containers.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/sirupsen/logrus"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/cri-pouch/cri-pouch/internal/hangup"
+)
+
+// Backend does what a stream is for. Streams that were not asked for are nil. ctx ends, with a cause, when the client has
+// gone or the server is closed; a method must then return soon. The client's connection is closed when it returns.
+type Backend interface {
+	// Exec runs a command in a container. An exit code other than 0 is a k8s.io/utils/exec.ExitError, not wrapped.
+	Exec(ctx context.Context, containerID string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error
+	// Attach connects the client to a container's first process until that ends.
+	Attach(ctx context.Context, containerID string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error
+	// PortForward connects the client to a port of a sandbox. Closing stream is the end of what goes to the client.
+	PortForward(ctx context.Context, sandboxID string, port int32, stream io.ReadWriteCloser) error
+}
+
+// The causes of an early end.
+var (
+	errGone   = fmt.Errorf("the client has gone: %w", errdefs.ErrAborted)
+	errEnding = fmt.Errorf("the daemon is ending, open the stream again once it is back: %w", errdefs.ErrUnavailable)
+)
+
+const (
+	// creationLimit is how long a client has to open its streams on a connection.
+	creationLimit = 30 * time.Second
+	// farewell is how long a connection is left to tell its client why it ends, when the server is closed.
+	farewell = time.Second
+	// closeLimit is how long Close waits for the backend.
+	closeLimit = 10 * time.Second
+)
+
+// Options are what New needs.
+type Options struct {
+	Base string // "http://127.0.0.1:41235": what URLs begin with
+	// Idle is how long a connection may carry nothing; 0: for ever.
+	Idle time.Duration
+	Log  *logrus.Entry
+}
+
+// Server gives URLs and is the http.Handler behind them. Its connections must be told of by ConnContext.
+type Server struct {
+	o       Options
+	backend Backend
+	tokens  *tokens
+	watcher *hangup.Watcher
+
+	ctx context.Context // of all streams
+	end context.CancelCauseFunc
+
+	mu     sync.Mutex // guards wg against Add after Wait
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// New makes a Server; Close ends it.
+func New(o Options, b Backend) (*Server, error) {
+	w, err := hangup.New()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{o: o, backend: b, tokens: newTokens(), watcher: w}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
+	return s, nil
+}
+
+// Exec gives the URL of an exec that has been checked.
+func (s *Server) Exec(r *runtime.ExecRequest) (string, error) { return s.url("exec", r) }
+
+// Attach gives the URL of an attach that has been checked.
+func (s *Server) Attach(r *runtime.AttachRequest) (string, error) { return s.url("attach", r) }
+
+// PortForward gives the URL of a port-forward that has been checked.
+func (s *Server) PortForward(r *runtime.PortForwardRequest) (string, error) {
+	return s.url("portforward", r)
+}
+
+func (s *Server) url(kind string, request any) (string, error) {
+	token, err := s.tokens.add(request)
+	if err != nil {
+		return "", err
+	}
+	return url.JoinPath(s.o.Base, kind, token)
+}
+
+type connKey struct{}
+
+// ConnContext is http.Server's hook of this name.
+func (s *Server) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, c)
+}
+
+// ServeHTTP answers /KIND/TOKEN.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		http.Error(w, "streams are opened with GET or POST", http.StatusMethodNotAllowed)
+		return
+	}
+	if !s.enter() {
+		http.Error(w, errEnding.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	defer s.wg.Done()
+	kind, token, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	request, ok := s.tokens.take(token)
+	if !ok {
+		http.Error(w, "no stream waits under this token: each is good once and for a minute", http.StatusNotFound)
+		return
+	}
+	ctx, leave, err := s.watch(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer leave()
+	if !s.serve(w, r.WithContext(ctx), kind, request) {
+		http.Error(w, "the token is that of another kind of stream", http.StatusNotFound)
+	}
+}
+
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.wg.Add(1)
+	return true
+}
+
+// serve leaves the protocol to cri-streaming; false when the request is of another kind than the URL.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, request any) bool {
+	switch req := request.(type) {
+	case *runtime.ExecRequest:
+		if kind != "exec" {
+			return false
+		}
+		e := executor{s.backend, req.Stdin, req.Stdout, req.Stderr}
+		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
+		remotecommand.ServeExec(w, r, e, "", "", req.ContainerId, req.Cmd, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
+	case *runtime.AttachRequest:
+		if kind != "attach" {
+			return false
+		}
+		e := executor{s.backend, req.Stdin, req.Stdout, req.Stderr}
+		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
+		remotecommand.ServeAttach(w, r, e, "", "", req.ContainerId, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
+	case *runtime.PortForwardRequest:
+		if kind != "portforward" {
+			return false
+		}
+		f := forwarder{s.backend, r.Context()}
+		o, err := portforward.BuildV4Options(req.Port)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return true
+		}
+		portforward.ServePortForward(w, r, f, req.PodSandboxId, "", o, s.o.Idle, creationLimit, portforward.SupportedProtocols)
+	}
+	return true
+}
+
+// watch gives a context that ends when the client goes or the server is closed. The connection is closed then, which ends
+// whatever reads or writes it: at once, or a little later where the client should learn why.
+func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), err error) {
+	conn, _ := ctx.Value(connKey{}).(net.Conn)
+	if conn == nil {
+		return nil, nil, errors.New("the connection is unknown: ConnContext was not called")
+	}
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS: closing it would write to the client
+		conn = t.NetConn()
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop, err := s.watcher.Watch(conn, func() {
+		cancel(errGone)
+		conn.Close()
+	})
+	if err != nil {
+		cancel(err)
+		return nil, nil, err
+	}
+	var mu sync.Mutex
+	var late *time.Timer
+	ending := context.AfterFunc(s.ctx, func() {
+		cancel(errEnding)
+		mu.Lock()
+		defer mu.Unlock()
+		late = time.AfterFunc(farewell, func() { conn.Close() })
+	})
+	return ctx, func() {
+		stop()
+		ending()
+		mu.Lock()
+		defer mu.Unlock()
+		if late != nil {
+			late.Stop()
+			conn.Close()
+		}
+		cancel(errGone)
+	}, nil
+}
+
+// Close ends all streams and waits for them.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.end(errEnding)
+	done := make(chan struct{})
+	go func() { s.wg.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-time.After(closeLimit):
+		err = fmt.Errorf("streams did not end within %s: %w", closeLimit, context.DeadlineExceeded)
+	}
+	return errors.Join(err, s.watcher.Close())
+}
