@@ -10,7 +10,6 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
-	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -36,7 +35,6 @@ func (b *StreamBackend) Exec(ctx context.Context, id string, cmd []string, in io
 		return x.failure(ctx, err)
 	}
 	defer x.forget(ctx)
-	failpoint.Hit("exec.started")
 	x.connect(in, out, errOut)
 	go x.follow(ctx, resize)
 	exit, err := b.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)

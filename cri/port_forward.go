@@ -69,7 +69,7 @@ func (b *StreamBackend) PortForward(ctx context.Context, id string, port int32, 
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	sent := &counter{w: conn}
+	sent := &countedWriter{w: conn}
 	toPod := make(chan struct{})
 	go func() {
 		defer close(toPod)
@@ -120,21 +120,21 @@ func (u untilReset) Write(p []byte) (int, error) {
 	return u.Writer.Write(p)
 }
 
-// counter notes that something is written.
-type counter struct {
+// countedWriter notes that something is written.
+type countedWriter struct {
 	w net.Conn
 	n atomic.Int64
 }
 
 // Write is io.Writer's.
-func (c *counter) Write(p []byte) (int, error) {
+func (c *countedWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n.Add(int64(n))
 	return n, err
 }
 
 // quiet returns when done is closed, ctx has ended, or nothing was written for linger.
-func (c *counter) quiet(ctx context.Context, done <-chan struct{}) {
+func (c *countedWriter) quiet(ctx context.Context, done <-chan struct{}) {
 	ticker := time.NewTicker(linger)
 	defer ticker.Stop()
 	for last := c.n.Load(); ; {

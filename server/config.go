@@ -116,7 +116,7 @@ func Default() Config {
 		CRI:   CRI{DrainTimeout: Duration(10 * time.Second)},
 		// The kubelet's own limit (streamingConnectionIdleTimeout) has the same default.
 		Streaming: Streaming{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
-		Log:   Log{Level: "info", Format: "text"},
+		Log:       Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
 		},

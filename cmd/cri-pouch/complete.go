@@ -79,7 +79,7 @@ func candidates(ctx context.Context, c *client.Client, containers, pods, images 
 // complete sets the completions of all commands that take names.
 func (a *app) complete(root *cobra.Command) {
 	for path, fn := range map[string]cobra.CompletionFunc{
-		"exec": a.completion(1, true, false, false), "logs": a.completion(1, true, false, false), "stop": a.completion(0, true, false, false),
+		"exec": a.completion(1, true, false, false), "attach": a.completion(1, true, false, false), "port-forward": a.completion(1, false, true, false), "logs": a.completion(1, true, false, false), "stop": a.completion(0, true, false, false),
 		"rm": a.completion(0, true, true, false), "rmi": a.completion(0, false, false, true), "inspect": a.completion(1, true, true, true),
 		"run": a.completion(1, false, false, true), "history": a.completion(1, false, true, false), "stats": a.completion(0, true, true, false), "pods stop": a.completion(0, false, true, false), "pods rm": a.completion(0, false, true, false),
 	} {

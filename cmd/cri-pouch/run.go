@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 
@@ -145,43 +144,4 @@ func checkEnv(env []string) error {
 		}
 	}
 	return nil
-}
-
-func (a *app) execCommand() *cobra.Command {
-	var timeout int64
-	cmd := &cobra.Command{
-		Use: "exec [flags] CONTAINER COMMAND [ARG...]", Short: "Run a command in a container", Args: atLeast(2, "a container and a command"),
-		Long: "Run a command in a container, without stdin or terminal, print its output when it has ended, and end with its exit code.",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.call(cmd.Context(), func(c *client.Client) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				container, err := o.Container(args[0])
-				if err != nil {
-					return err
-				}
-				resp, err := c.Runtime.ExecSync(cmd.Context(), &runtime.ExecSyncRequest{ContainerId: container.GetId(), Cmd: args[1:], Timeout: timeout})
-				if err != nil {
-					return err
-				}
-				if err := write(a.out, resp.GetStdout()); err != nil {
-					return err
-				}
-				if err := write(a.err, resp.GetStderr()); err != nil {
-					return err
-				}
-				return codeOf(resp.GetExitCode())
-			})
-		},
-	}
-	cmd.Flags().SetInterspersed(false)
-	cmd.Flags().Int64Var(&timeout, "timeout", 0, "`seconds` after which the command is killed (default: never)")
-	return cmd
-}
-
-func write(w io.Writer, b []byte) error {
-	_, err := w.Write(b)
-	return err
 }
