@@ -147,6 +147,7 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 	}
 	failpoint.Hit("container.mounted")
 	sbRec, pod := sb.record(), sb.pod()
+	steps.Add("take back new volumes", func(ctx context.Context) error { return s.Volumes.Withdraw(ctx, sbRec.Config.UID, rec.ID) })
 	volumes, err := s.volumes(ctx, sbRec, rec, img, root)
 	if err != nil {
 		return spec.Output{}, err

@@ -84,6 +84,8 @@ type Volumes interface {
 	Resolve(rootfs, path string) (snapshot.Place, error)
 	// Prepare gives the volumes at the paths, making those that are missing from what the image has there.
 	Prepare(ctx context.Context, r snapshot.NewVolumes) ([]snapshot.Volume, error)
+	// Withdraw removes those that were made for a container that could not be created.
+	Withdraw(ctx context.Context, pod, containerID string) error
 	// Remove drops the volumes of a pod unless keep, asked when nobody can be making any, says that they are needed.
 	Remove(ctx context.Context, pod string, keep func() bool) error
 	// Sweep sets aside the volumes of unknown pods and those that were cut off in the making; Purge removes them.

@@ -7,14 +7,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
-
-	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
 // Volumes has the folders that outlive containers. Each belongs to a pod, by its UID, and to the containers of one name in
@@ -30,6 +30,10 @@ type Volumes struct {
 	log     *logrus.Entry
 	locks   *locker // by pod UID
 	usage   *volumeUsage
+
+	mu sync.Mutex
+	// fresh has the volumes that only the container that they were made for has got, with its ID.
+	fresh map[string]string
 }
 
 const (
@@ -78,7 +82,7 @@ func openVolumes(dir string, bytes int64, entries int, log *logrus.Entry) (*Volu
 	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask, and whoever made it
 		return nil, fmt.Errorf("restrict folder of volumes: %w", err)
 	}
-	return &Volumes{dir: dir, bytes: bytes, entries: entries, log: log, locks: newLocker(), usage: newVolumeUsage()}, nil
+	return &Volumes{dir: dir, bytes: bytes, entries: entries, log: log, locks: newLocker(), usage: newVolumeUsage(), fresh: map[string]string{}}, nil
 }
 
 // Paths gives the paths of the volumes that containers of this name in the pod have had so far, sorted.
@@ -105,7 +109,7 @@ func (v *Volumes) Paths(_ context.Context, pod, container string) ([]string, err
 // has something at that place, is part of that one and gets no volume.
 //
 // Errors: errdefs.ErrInvalidArgument (a path that is no folder in the image), errdefs.ErrResourceExhausted (too much to
-// copy). Nothing is left of a call that fails.
+// copy). What a call that failed has made, or one whose container failed later, Withdraw takes back.
 func (v *Volumes) Prepare(ctx context.Context, r NewVolumes) (_ []Volume, err error) {
 	dir, err := v.folder(r.Pod, r.Container)
 	if err != nil {
@@ -120,17 +124,9 @@ func (v *Volumes) Prepare(ctx context.Context, r NewVolumes) (_ []Volume, err er
 	if err != nil {
 		return nil, err
 	}
-	var wanted, missing []string
-	for _, p := range r.Paths {
-		if _, ok := found[p]; !ok {
-			if inside, err := v.inside(dir, found, p); err != nil {
-				return nil, err
-			} else if inside {
-				continue
-			}
-			missing = append(missing, p)
-		}
-		wanted = append(wanted, p)
+	wanted, missing, err := v.sortOut(dir, r.Paths, found)
+	if err != nil {
+		return nil, err
 	}
 	if len(missing) > 0 {
 		made, err := v.make(ctx, dir, r, missing)
@@ -142,6 +138,28 @@ func (v *Volumes) Prepare(ctx context.Context, r NewVolumes) (_ []Volume, err er
 		}
 	}
 	return v.give(dir, r, wanted, found)
+}
+
+// sortOut says which of the paths get a volume, and for which of them it has to be made.
+func (v *Volumes) sortOut(dir string, paths []string, found map[string]volumeRecord) (wanted, missing []string, err error) {
+	for _, p := range paths {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || len(p) > maxPathLength {
+			return nil, nil, fmt.Errorf("volume path %.200q is not absolute and clean, or is the root: %w", p, errdefs.ErrInvalidArgument)
+		}
+		if _, ok := found[p]; ok {
+			v.shared(filepath.Join(dir, escapePath(p)))
+			wanted = append(wanted, p)
+			continue
+		}
+		inside, err := v.inside(dir, found, p)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !inside {
+			wanted, missing = append(wanted, p), append(missing, p)
+		}
+	}
+	return wanted, missing, nil
 }
 
 // give describes the volumes for the container.
@@ -162,107 +180,6 @@ func (v *Volumes) give(dir string, r NewVolumes, paths []string, found map[strin
 		out = append(out, vol)
 	}
 	return out, nil
-}
-
-// make fills the missing volumes and then gives them their names.
-func (v *Volumes) make(ctx context.Context, dir string, r NewVolumes, missing []string) (_ map[string]volumeRecord, err error) {
-	var temps []string
-	defer func() {
-		if err == nil {
-			return
-		}
-		for _, t := range temps {
-			if rmErr := removeTree(t); rmErr != nil {
-				v.log.WithError(rmErr).Warn("cannot remove a volume whose making failed, the next try or start does")
-			}
-		}
-	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make folder of volumes: %w", err)
-	}
-	left := budget{bytes: v.bytes, entries: v.entries}
-	made := map[string]volumeRecord{}
-	for _, p := range missing {
-		temp := filepath.Join(dir, escapePath(p)+newSuffix)
-		temps = append(temps, temp)
-		rec := volumeRecord{Path: p, SeededBy: r.ID, Image: r.ImageID, SeededAt: time.Now().UTC(), UIDs: r.UIDs, GIDs: r.GIDs}
-		if err := v.fill(ctx, temp, r, rec, &left); err != nil {
-			return nil, fmt.Errorf("make volume %s of container %s in pod %s: %w", p, r.Container, r.Pod, err)
-		}
-		made[p] = rec
-	}
-	failpoint.Hit("volume.filled")
-	if err := syncFilesystem(dir); err != nil {
-		return nil, fmt.Errorf("write out volumes of pod %s: %w", r.Pod, err)
-	}
-	for i, p := range missing {
-		if err := os.Rename(temps[i], filepath.Join(dir, escapePath(p))); err != nil {
-			return nil, fmt.Errorf("name volume %s of container %s in pod %s: %w", p, r.Container, r.Pod, err)
-		}
-		failpoint.Hit("volume.named")
-	}
-	// What the container writes and syncs later is worth nothing without the names above it.
-	for _, d := range []string{dir, filepath.Dir(dir), v.dir} {
-		if err := syncFolder(d); err != nil {
-			return nil, err
-		}
-	}
-	v.usage.drop(r.Pod, r.Container)
-	return made, nil
-}
-
-// fill makes one volume in a temporary folder, whatever a former try left there.
-func (v *Volumes) fill(ctx context.Context, temp string, r NewVolumes, rec volumeRecord, left *budget) error {
-	if err := removeTree(temp); err != nil {
-		return fmt.Errorf("remove what a former try left: %w", err)
-	}
-	to := filepath.Join(temp, volumeFS)
-	for _, d := range []string{temp, to} {
-		if err := os.Mkdir(d, 0o700); err != nil {
-			return err
-		}
-	}
-	b, err := json.Marshal(rec)
-	if err != nil {
-		return fmt.Errorf("encode its record: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(temp, recordFile), b, 0o600); err != nil {
-		return err
-	}
-	place, from, err := openPlace(r.Rootfs, rec.Path)
-	if err != nil {
-		return err
-	}
-	defer closeIfOpen(from)
-	switch place.Kind {
-	case PlaceMissing:
-		return v.empty(to, r)
-	case PlaceFolder:
-		skipped, err := seed(ctx, from, to, left)
-		if len(skipped) > 0 {
-			v.log.WithFields(logrus.Fields{"container": r.ID, "volume": rec.Path}).Warnf("left out of the volume, a device or a socket cannot be taken along: %.512q", skipped)
-		}
-		return err
-	}
-	return fmt.Errorf("it is no folder in the image: name the folder that it lies in: %w", errdefs.ErrInvalidArgument)
-}
-
-// empty makes the folder one of the namespace's root that all may read.
-func (v *Volumes) empty(dir string, r NewVolumes) error {
-	var uid, gid uint32
-	var err error
-	if len(r.UIDs) > 0 || len(r.GIDs) > 0 {
-		if uid, err = rootOf(r.UIDs); err != nil {
-			return err
-		}
-		if gid, err = rootOf(r.GIDs); err != nil {
-			return err
-		}
-	}
-	if err := os.Lchown(dir, int(uid), int(gid)); err != nil {
-		return err
-	}
-	return os.Chmod(dir, 0o755)
 }
 
 // read gives the records of the complete volumes in a container's folder, by path. A record that a repaired disk has lost

@@ -48,7 +48,66 @@ func (v *Volumes) setAside(ctx context.Context, pod string, keep func() bool) (s
 		return "", fmt.Errorf("remove volumes of pod %s: %w", pod, err)
 	}
 	v.usage.forget(pod)
+	v.forgetFresh(filepath.Join(v.dir, pod) + "/")
 	return gone, nil
+}
+
+// Withdraw removes the volumes that Prepare made for container id, which could not be created after all, unless another
+// container has got them since: the next image fills them.
+func (v *Volumes) Withdraw(ctx context.Context, pod, id string) error {
+	free, err := v.locks.lock(ctx, pod)
+	if err != nil {
+		return fmt.Errorf("wait for the volumes of pod %s: %w", pod, err)
+	}
+	defer free()
+	for _, dir := range v.madeBy(id) {
+		gone := filepath.Join(v.dir, randomHex()+goneSuffix)
+		if err := os.Rename(dir, gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("take back volume %s: %w", dir, err)
+		}
+		v.shared(dir)
+		if err := removeTree(gone); err != nil {
+			return fmt.Errorf("take back volume %s: %w", dir, err)
+		}
+	}
+	return nil
+}
+
+// madeBy gives the volumes that no container but id has got.
+func (v *Volumes) madeBy(id string) (dirs []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for dir, by := range v.fresh {
+		if by == id {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// note remembers for whom a volume was made.
+func (v *Volumes) note(dir, id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fresh[dir] = id
+}
+
+// shared forgets it: another container has got the volume, or it is gone.
+func (v *Volumes) shared(dir string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.fresh, dir)
+}
+
+// forgetFresh forgets it for all whose folders begin with prefix.
+func (v *Volumes) forgetFresh(prefix string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for dir := range v.fresh {
+		if strings.HasPrefix(dir, prefix) {
+			delete(v.fresh, dir)
+		}
+	}
 }
 
 // Sweep sets aside the volumes of pods that are not known, and those whose making was cut off. It must not run beside
@@ -61,7 +120,7 @@ func (v *Volumes) Sweep(known func(pod string) bool) error {
 	for _, pod := range pods {
 		at := filepath.Join(v.dir, pod.Name())
 		switch {
-		case isTemporary(pod.Name()):
+		case isTemporary(pod.Name()), !pod.IsDir(), checkElement("pod UID", pod.Name()) != nil: // lost+found, for one
 		case !known(pod.Name()):
 			v.log.WithField("pod", pod.Name()).Info("removing the volumes of a pod that is gone")
 			if err := os.Rename(at, filepath.Join(v.dir, randomHex()+goneSuffix)); err != nil {
@@ -115,9 +174,6 @@ func (v *Volumes) Purge(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
-
-// removeTree removes a folder and all that is in it; what is absent is no error.
-func removeTree(dir string) error { return os.RemoveAll(dir) }
 
 // syncFolder makes the names in a folder durable.
 func syncFolder(dir string) error {

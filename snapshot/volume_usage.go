@@ -15,8 +15,10 @@ import (
 )
 
 const (
-	// maxDepth is how deep folders are looked into for their use: each costs a descriptor meanwhile.
-	maxDepth = 4096
+	// measureDepth is how many folders are kept open on the way down. What lies deeper is visited later, by its handle: a
+	// container can nest folders deeper than a process may have descriptors, and must not hide what it stores there.
+	measureDepth = 128
+	maxHandles   = 100_000 // of folders that are visited later
 	// measureShare is how many times longer a measurement is good than it took: a huge volume is not walked all the time.
 	measureShare = 20
 )
@@ -118,6 +120,9 @@ func (v *Volumes) measure(ctx context.Context, dir string) (FSUsage, error) {
 			return FSUsage{}, err
 		}
 	}
+	if err := m.visitDeep(dir); err != nil {
+		return FSUsage{}, err
+	}
 	return FSUsage{Mountpoint: v.dir, Bytes: m.bytes, Inodes: m.inodes, Time: time.Now()}, nil
 }
 
@@ -125,7 +130,35 @@ func (v *Volumes) measure(ctx context.Context, dir string) (FSUsage, error) {
 type meter struct {
 	ctx           context.Context
 	seen          map[inode]struct{} // files with several names
+	deep          []unix.FileHandle
 	bytes, inodes uint64
+}
+
+// visitDeep counts the folders that were put off. Where the filesystem has no handles there are none.
+func (m *meter) visitDeep(mounted string) error {
+	if len(m.deep) == 0 {
+		return nil
+	}
+	fs, err := unix.Open(mounted, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	for len(m.deep) > 0 {
+		h := m.deep[len(m.deep)-1]
+		m.deep = m.deep[:len(m.deep)-1]
+		fd, err := unix.OpenByHandleAt(fs, h, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+		if errors.Is(err, unix.ESTALE) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("open a folder by its handle: %w", err)
+		}
+		if err := m.folder(fd, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // folder counts an open folder, which it closes, and all below it. Containers may be changing it.
@@ -169,9 +202,8 @@ func (m *meter) entry(dir int, name string, depth int) error {
 		m.count(&st)
 		return nil
 	}
-	if depth == maxDepth {
-		m.count(&st)
-		return nil
+	if depth == measureDepth {
+		return m.later(dir, name, &st)
 	}
 	sub, err := openIn(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	switch {
@@ -181,6 +213,22 @@ func (m *meter) entry(dir int, name string, depth int) error {
 		return err
 	}
 	return m.folder(sub, depth+1)
+}
+
+// later puts a folder off; it is counted when it is visited.
+func (m *meter) later(dir int, name string, st *unix.Stat_t) error {
+	h, _, err := unix.NameToHandleAt(dir, name, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP), err == nil && len(m.deep) == maxHandles:
+		m.count(st)
+		return nil
+	case err != nil:
+		return fmt.Errorf("get a handle of a folder: %w", err)
+	}
+	m.deep = append(m.deep, h)
+	return nil
 }
 
 func (m *meter) count(st *unix.Stat_t) {
