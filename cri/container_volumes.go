@@ -151,9 +151,12 @@ func (s *Service) placeVolumes(rec model.Container, wanted []wantedVolume, rootf
 	return out, nil
 }
 
-// mountPlaces gives the paths of the request's mounts, and the places that they lead to in the root filesystem.
+// podFiles are files that we mount.
+var podFiles = []string{"/etc/hosts", "/etc/resolv.conf", "/etc/hostname"}
+
+// mountPlaces gives the paths of the request's mounts and of ours, and the places that they lead to in the root filesystem.
 func (s *Service) mountPlaces(cfg model.ContainerConfig, rootfs string) ([]string, error) {
-	var out []string
+	out := slices.Clone(podFiles)
 	for _, m := range cfg.Mounts {
 		out = append(out, m.ContainerPath)
 		place, err := s.Volumes.Resolve(rootfs, m.ContainerPath)

@@ -110,10 +110,7 @@ func TestSeedingStaysInTheRoot(t *testing.T) {
 	l.link("../../../../../../../../../.."+secret, "far")
 	l.link("inside", "folder")
 	l.link("/", "slash")
-	for path, want := range map[string]string{"/up": "", "/absolute": "", "/far": "", "/absolute/below": "", "/folder": "file", "/slash/inside": "file", "/slash/../slash/inside": "?"} {
-		if want == "?" {
-			continue // refused for not being clean
-		}
+	for path, want := range map[string]string{"/up": "", "/absolute": "", "/far": "", "/absolute/below": "", "/folder": "file", "/slash/inside": "file"} {
 		dir := l.prepared(l.wants("c", path))[0].Dir
 		entries, err := os.ReadDir(dir)
 		must(t, err)
