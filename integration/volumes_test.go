@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
@@ -126,4 +128,24 @@ func TestVolumesOutliveTheirContainer(t *testing.T) {
 	}
 	p.Remove(t)
 	wantNoVolumes(t, n)
+}
+
+func getXattr(t *testing.T, path, name string) string {
+	t.Helper()
+	b := make([]byte, 256)
+	size, err := unix.Lgetxattr(path, name, b)
+	if err != nil {
+		t.Errorf("%s of %s: %v", name, path, err)
+		return ""
+	}
+	return string(b[:size])
+}
+
+func numericOwner(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }

@@ -33,6 +33,7 @@ type File struct {
 	GID     int
 	Link    string
 	Content []byte
+	Xattrs  map[string]string // extended attributes by name
 }
 
 // Layer makes a gzipped layer of files, in their order; missing parents are made 0755, owned by root.
@@ -53,6 +54,12 @@ func Layer(files ...File) (v1.Layer, error) {
 		}
 		made[name] = true
 		h := tar.Header{Name: name, Mode: f.Mode, Uid: f.UID, Gid: f.GID, ModTime: builtAt, Typeflag: tar.TypeReg, Size: int64(len(f.Content))}
+		for name, value := range f.Xattrs {
+			if h.PAXRecords == nil {
+				h.PAXRecords = map[string]string{}
+			}
+			h.PAXRecords["SCHILY.xattr."+name] = value
+		}
 		switch {
 		case f.Link != "":
 			h.Typeflag, h.Linkname, h.Mode, h.Size = tar.TypeSymlink, f.Link, 0o777, 0
