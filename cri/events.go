@@ -36,9 +36,15 @@ func (b *broadcast) subscribe() (<-chan *runtime.ContainerEventResponse, func())
 	}
 }
 
-func (b *broadcast) send(e *runtime.ContainerEventResponse) {
+// send makes an event and hands it out. Making it under the lock keeps what it says of the pod as old as its place in the
+// row: no event shows less than one before it.
+func (b *broadcast) send(event func() *runtime.ContainerEventResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(b.readers) == 0 {
+		return
+	}
+	e := event()
 	for ch := range b.readers {
 		select {
 		case ch <- e:
@@ -47,12 +53,6 @@ func (b *broadcast) send(e *runtime.ContainerEventResponse) {
 			close(ch)
 		}
 	}
-}
-
-func (b *broadcast) idle() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.readers) == 0
 }
 
 // GetContainerEvents streams what happens to containers from the call on (evented PLEG).
@@ -79,17 +79,16 @@ func (s *Service) GetContainerEvents(_ *runtime.GetEventsRequest, stream runtime
 // publish tells the readers of a change, with the statuses of the pod and all its listed containers. The sandbox's
 // timestamp is not part of it: see PodSandboxStatus.
 func (s *Service) publish(kind runtime.ContainerEventType, containerID, sandboxID string) {
-	if s.events.idle() {
-		return
-	}
-	e := &runtime.ContainerEventResponse{ContainerId: containerID, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
-	if sb, err := s.index.sandbox(sandboxID); err == nil {
-		e.PodSandboxStatus = sandboxStatus(sb.record())
-	}
-	for _, c := range s.index.containersOf(sandboxID) {
-		if c.listed.Load() {
-			e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c.view()))
+	s.events.send(func() *runtime.ContainerEventResponse {
+		e := &runtime.ContainerEventResponse{ContainerId: containerID, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
+		if sb, err := s.index.sandbox(sandboxID); err == nil {
+			e.PodSandboxStatus = sandboxStatus(sb.record())
 		}
-	}
-	s.events.send(e)
+		for _, c := range s.index.containersOf(sandboxID) {
+			if c.listed.Load() {
+				e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c.view()))
+			}
+		}
+		return e
+	})
 }
