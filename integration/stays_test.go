@@ -113,7 +113,9 @@ func testWhatStays(t *testing.T, stopped, created func(*harness.Node)) {
 	talk := converse(t, net.JoinHostPort(p.IP(t), "9000"))
 	talk.say(t, "before")
 
-	look := func(c *harness.Container) string { return c.Exec(t, "sh", "-c", "exec 2>/dev/null; "+surroundings+"; true") }
+	look := func(c *harness.Container) string {
+		return c.Exec(t, "sh", "-c", "exec 2>/dev/null; "+surroundings+"; true")
+	}
 	birth := func(c *harness.Container) string { return c.Exec(t, "cut", "-d ", "-f22", "/proc/1/stat") }
 	pod, seen, mounted := p.Status(t), look(old), criMounts(t, old)
 	if len(mounted) != 7 || !strings.Contains(seen, "stays.test") || !strings.Contains(seen, "shared\n/data\n/fixed\n") || strings.Contains(seen, "writable") {
