@@ -124,8 +124,17 @@ lab: build ## a daemon on a throwaway root with a network and two images, for tr
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/labd ./integration/labd
 	@exec $(BUILD)/labd -bin $(BIN) -cni-bin $(BUILD)/cni/bin
 
+# What to measure otherwise, as: make bench BENCH='-rounds 3'
+BENCH       ?= -write docs/performance.md
+
 .PHONY: bench
-bench: ## Go benchmarks of the packages (figures of whole pods: docs/performance.md)
+bench: deps build ## measure cri-pouch beside containerd and runc, write the table of docs/performance.md (as root; on a quiet machine)
+	@mkdir -p $(BUILD)
+	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/benchmark ./integration/benchmark
+	@$(BUILD)/benchmark -bin $(BIN) -cni-bin $(BUILD)/cni/bin -peers $(BUILD)/peers $(BENCH)
+
+.PHONY: bench-go
+bench-go: ## Go benchmarks of the packages
 	$(GO) test -tags "$(TAGS)" -run '^$$' -bench . -benchmem ./... | grep -v 'no test files'
 
 # ---- using -------------------------------------------------------------------------------------------------------------

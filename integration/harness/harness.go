@@ -60,20 +60,14 @@ func Start(t testing.TB, options ...Option) *Node {
 // Prepare is Start without starting the daemon.
 func Prepare(t testing.TB, options ...Option) *Node {
 	t.Helper()
-	NeedRoot(t)
-	dir := top(t)
-	o := lab.Options{Binary: filepath.Join(dir, "bin/cri-pouch"), CNIBin: filepath.Join(dir, "build/cni/bin")}
+	o := lab.Options{}
+	o.Binary, o.CNIBin = Programs(t)
 	// CRI_POUCH_TEST_CGROUPS=systemd: systemd makes the cgroups, where it runs the machine.
 	o.Systemd = os.Getenv("CRI_POUCH_TEST_CGROUPS") == "systemd"
-	if b := os.Getenv("CRI_POUCH_TEST_DAEMON"); b != "" {
-		o.Binary = b
-	}
 	for _, f := range options {
 		f(&o)
 	}
 	needFile(t, o.Binary, "make build-tests")
-	needFile(t, filepath.Join(o.CNIBin, "bridge"), "make deps")
-	needFile(t, lab.Busybox, "apt-get install busybox-static")
 
 	l, err := lab.New(t.Context(), o)
 	if err != nil {
@@ -99,6 +93,22 @@ func Prepare(t testing.TB, options ...Option) *Node {
 		}
 	}
 	return n
+}
+
+// Programs gives the daemon that is tested and the folder of the CNI plugins. The test is skipped, with the reason, where the
+// machine cannot run them.
+func Programs(t testing.TB) (binary, plugins string) {
+	t.Helper()
+	NeedRoot(t)
+	dir := top(t)
+	binary, plugins = filepath.Join(dir, "bin/cri-pouch"), filepath.Join(dir, "build/cni/bin")
+	if b := os.Getenv("CRI_POUCH_TEST_DAEMON"); b != "" {
+		binary = b
+	}
+	needFile(t, binary, "make build-tests")
+	needFile(t, filepath.Join(plugins, "bridge"), "make deps")
+	needFile(t, lab.Busybox, "apt-get install busybox-static")
+	return binary, plugins
 }
 
 // StartDaemon starts the daemon and waits until it is ready.

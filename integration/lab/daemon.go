@@ -41,7 +41,7 @@ func (d *Daemon) Args() []string {
 	l := d.lab
 	return []string{
 		"serve", "--config", filepath.Join(l.Dir, "config.toml"), "--root", l.RootDir(), "--state", l.StateDir(),
-		"--socket", l.Socket(), "--cni-conf-dir", l.CNIConfDir(), "--cni-bin-dir", l.CNIBin, "--registry-config-dir", l.registryDir(),
+		"--socket", l.Socket(), "--cni-conf-dir", l.CNIConfDir(), "--cni-bin-dir", l.CNIBin, "--registry-config-dir", l.RegistryDir(),
 	}
 }
 

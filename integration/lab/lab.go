@@ -61,7 +61,7 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 	if err := os.Chmod(l.Dir, 0o711); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{l.CNIConfDir(), l.registryDir(), l.LogDir()} {
+	for _, dir := range []string{l.CNIConfDir(), l.RegistryDir(), l.LogDir()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
@@ -80,7 +80,7 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 		return nil, err
 	}
 	l.undo.Add("close registry", func(context.Context) error { return l.Images.Close() })
-	if err := l.Images.WriteHosts(l.registryDir(), Domain); err != nil {
+	if err := l.Images.WriteHosts(l.RegistryDir(), Domain); err != nil {
 		return nil, err
 	}
 	l.Daemon = newDaemon(l)
@@ -135,7 +135,8 @@ func (l *Lab) writeConfig() error {
 	return os.WriteFile(filepath.Join(l.Dir, "config.toml"), []byte(l.Config), 0o644)
 }
 
-func (l *Lab) registryDir() string { return filepath.Join(l.Dir, "certs.d") }
+// RegistryDir is the folder that leads the lab's image names to its registry (hosts.toml).
+func (l *Lab) RegistryDir() string { return filepath.Join(l.Dir, "certs.d") }
 
 // Ref gives the reference of an image in the lab's registry, as Ref("busybox:1").
 func (l *Lab) Ref(nameTag string) string { return fmt.Sprintf("%s/%s", Domain, nameTag) }
