@@ -2,10 +2,12 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -24,6 +26,10 @@ type wantedVolume struct {
 
 // imageVolumes gives the image's VOLUMEs, sorted. A relative one counts from the root.
 func imageVolumes(img snapshot.Image) ([]wantedVolume, error) {
+	if n := len(img.Config.Config.Volumes); n > maxVolumes {
+		return nil, fmt.Errorf("image %s declares %d VOLUMEs, at most %d are allowed: use another image, or annotate the pod with %s: %s: %w",
+			img.ID, n, maxVolumes, volumesAnnotation, volumesFresh, errdefs.ErrInvalidArgument)
+	}
 	var out []wantedVolume
 	for v := range img.Config.Config.Volumes {
 		bad := func(format string, args ...any) error {
@@ -202,7 +208,13 @@ func (s *Service) volumeUsage(ctx context.Context, rec model.Container) (snapsho
 // dropVolumes removes the pod's volumes with its last sandbox.
 func (s *Service) dropVolumes(ctx context.Context, sb *sandbox) error {
 	uid := sb.record().Config.UID
-	return s.Volumes.Remove(ctx, uid, func() bool { return !s.index.disown(sb, uid) })
+	err := s.Volumes.Remove(ctx, uid, func() bool { return !s.index.disown(sb, uid) })
+	if errors.Is(err, snapshot.ErrLeftover) {
+		s.Log.WithField("pod", sb.id).WithError(err).Warn("cannot remove all files of the pod's volumes yet, will try again")
+		s.chores.run("remove the volumes of former pods", time.Second, s.Volumes.Purge)
+		return nil
+	}
+	return err
 }
 
 // sweepVolumes removes what belongs to no pod any more; complete says that all records of sandboxes could be read.

@@ -89,7 +89,7 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		{name: "a file that is persisted", persist: []string{"/etc/passwd"}, places: map[string]snapshot.Place{"/etc/passwd": other("/etc/passwd")}, mention: "annotation " + persistAnnotation},
 		{name: "a symlink to the root", persist: []string{"/slash"}, places: map[string]snapshot.Place{"/slash": folder("/")}, mention: "leads to / in the image"},
 		{name: "a symlink to the kernel's", persist: []string{"/p"}, places: map[string]snapshot.Place{"/p": folder("/proc/self")}, mention: "leads to /proc/self"},
-		{name: "too many", declared: many, mention: "at most 64"},
+		{name: "too many", declared: many, mention: "declares 65 VOLUMEs"},
 		{name: "too many together", declared: many[:40], persist: many[40:], mention: "65 volumes"},
 	} {
 		shelf := &shelfOfVolumes{before: test.before, places: test.places}

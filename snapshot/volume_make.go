@@ -30,6 +30,11 @@ func (v *Volumes) make(ctx context.Context, dir string, r NewVolumes, missing []
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of volumes: %w", err)
 	}
+	defer func() {
+		if isDiskFull(err) {
+			err = fmt.Errorf("the disk of the volumes is full, free some space: %w: %w", errdefs.ErrResourceExhausted, err)
+		}
+	}()
 	left := budget{bytes: v.bytes, entries: v.entries}
 	made := map[string]volumeRecord{}
 	for _, p := range missing {

@@ -12,6 +12,9 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
+// ErrLeftover says that the volumes are gone, but that files of them are still to be removed: Purge tries again.
+var ErrLeftover = errors.New("files are left")
+
 // Remove drops all volumes of a pod, unless keep says that they are still needed: it is asked when nobody can be making any.
 // A pod without volumes is no error.
 func (v *Volumes) Remove(ctx context.Context, pod string, keep func() bool) error {
@@ -24,7 +27,7 @@ func (v *Volumes) Remove(ctx context.Context, pod string, keep func() bool) erro
 	}
 	failpoint.Hit("volume.dropped")
 	if err := removeTree(gone); err != nil {
-		return fmt.Errorf("remove volumes of pod %s: %w", pod, err)
+		return fmt.Errorf("remove volumes of pod %s: %w: %w", pod, ErrLeftover, err)
 	}
 	return nil
 }

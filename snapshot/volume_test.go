@@ -192,6 +192,19 @@ func TestAFailedMakingLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAFullDiskIsNamedAndLeavesNothing(t *testing.T) {
+	l := newVolumeLab(t)
+	l.write("data/file", strings.Repeat("x", 600<<10))
+	must(t, unix.Mount("tmpfs", l.dir, "tmpfs", 0, "size=512k"))
+	defer func() { must(t, unix.Unmount(l.dir, unix.MNT_DETACH)) }()
+	if _, err := l.Prepare(context.Background(), l.wants("c", "/data")); !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "disk") {
+		t.Errorf("a full disk: %v", err)
+	}
+	if got := l.left(); len(got) > 2 {
+		t.Errorf("it leaves %v", got)
+	}
+}
+
 func TestHostileNamesAreRefused(t *testing.T) {
 	l := newVolumeLab(t)
 	ctx := context.Background()

@@ -56,6 +56,9 @@ func removeTree(dir string) error {
 func emptyFolder(dir *os.File, top, depth int) (n int, err error) {
 	for {
 		names, err := dir.Readdirnames(1024)
+		if errors.Is(err, fs.ErrNotExist) { // so a removed folder reads
+			return n, nil
+		}
 		for _, name := range names {
 			n++
 			if err := removeEntry(int(dir.Fd()), name, top, depth); err != nil {
@@ -77,9 +80,15 @@ func removeEntry(dir int, name string, top, depth int) error {
 		return err
 	}
 	if depth == removeDepth {
-		return unix.Renameat(dir, name, top, randomHex())
+		if err := unix.Renameat(dir, name, top, randomHex()); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+		return nil
 	}
 	fd, err := openIn(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // somebody else removes the same
+	}
 	if err != nil {
 		return err
 	}

@@ -148,11 +148,8 @@ func (m *meter) visitDeep(mounted string) error {
 		h := m.deep[len(m.deep)-1]
 		m.deep = m.deep[:len(m.deep)-1]
 		fd, err := unix.OpenByHandleAt(fs, h, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
-		if errors.Is(err, unix.ESTALE) {
-			continue // removed meanwhile
-		}
 		if err != nil {
-			return fmt.Errorf("open a folder by its handle: %w", err)
+			continue // removed meanwhile, or this process may not use handles
 		}
 		if err := m.folder(fd, 0); err != nil {
 			return err
