@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/containerd/errdefs"
@@ -112,6 +113,7 @@ func (s *Service) recoverContainers(ctx context.Context, held map[string]task.In
 	if err != nil {
 		return fmt.Errorf("read container records: %w", err)
 	}
+	var all []model.Container
 	for id, b := range records {
 		var rec model.Container
 		if err := json.Unmarshal(b, &rec); err != nil {
@@ -124,13 +126,20 @@ func (s *Service) recoverContainers(ctx context.Context, held map[string]task.In
 			continue
 		}
 		s.clock.seen(rec.CreatedAt)
-		s.recoverContainer(ctx, rec, held)
+		all = append(all, rec)
 	}
+	// Predecessors come before those who follow them.
+	slices.SortFunc(all, func(a, b model.Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	told := s.readJournal()
+	for _, rec := range all {
+		s.recoverContainer(ctx, rec, held, told)
+	}
+	s.tellGone(told, records)
 	return nil
 }
 
 // recoverContainer puts one container back as the shim, the bundle and the record tell.
-func (s *Service) recoverContainer(ctx context.Context, rec model.Container, held map[string]task.Info) {
+func (s *Service) recoverContainer(ctx context.Context, rec model.Container, held map[string]task.Info, told told) {
 	sp, specErr := s.readSpec(rec.ID)
 	_, markErr := os.Stat(filepath.Join(s.bundleDir(rec.ID), startedMark))
 	info, inShim := held[rec.ID]
@@ -146,9 +155,9 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 	}
 	c := newContainer(rec)
 	c.listed.Store(true)
-	c.startTold = rec.End != nil || inShim && info.Status != task.Created || !inShim && markErr == nil
 	s.index.addContainer(c)
 	s.containerNames.adopt(containerName(rec.SandboxID, rec.Config), rec.RequestDigest, rec.ID)
+	s.catchUp(c, told, info)
 	switch {
 	case rec.End != nil:
 		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error { return s.letGo(ctx, c) })

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -15,6 +16,63 @@ var (
 	HistorySteps  = []string{"container.remove-ended", "rootfs.removed", "container.remove-rootfs"}
 	BequeathSteps = []string{"sandbox.emptied", "sandbox.bequeathed"}
 )
+
+// JournalSteps are passed in a container's life between something that happens and the journal's word of it.
+var JournalSteps = []string{
+	"container.prepared", "container.started", "container.end-recorded", "container.remove-ended", "rootfs.removed", "container.remove-rootfs",
+}
+
+// Wherever the daemon is killed, the journal has each step of a container's life once and in order.
+func TestTheJournalIsWholeWhenKilled(t *testing.T) {
+	n := harness.Start(t, harness.Failpoints(t))
+	for _, step := range JournalSteps {
+		t.Run(step, func(t *testing.T) {
+			p := n.RunPod(t)
+			old := p.Run(t, "app", version(0, harness.Busybox, "aaaa"))
+			old.Stop(t, 0)
+			c := &harness.Container{Config: p.ContainerConfig("app", version(1, harness.Busybox, "bbbb")), Pod: p}
+			r := n.Daemon.Runtime
+			life := func(ctx context.Context) error {
+				for _, listed := range listContainers(t, n, &runtime.ContainerFilter{PodSandboxId: p.ID}) {
+					if listed.Metadata.Attempt == 1 {
+						c.ID = listed.Id // as a kubelet that finds what it asked for
+					}
+				}
+				if c.ID == "" {
+					id, err := p.TryCreate(ctx, c.Config)
+					if err != nil {
+						return err
+					}
+					c.ID = id
+				}
+				if s, err := r.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: c.ID}); err == nil && s.Status.State == runtime.ContainerState_CONTAINER_CREATED {
+					if _, err := r.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: c.ID}); err != nil {
+						return err
+					}
+				}
+				if _, err := r.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: c.ID}); err != nil {
+					return err
+				}
+				_, err := r.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: c.ID})
+				return err
+			}
+			killedAt(t, n, step, life)
+			if err := life(harness.Context(t)); err != nil {
+				t.Errorf("the retry fails: %v", err)
+			}
+			want := "created 0, started 0, ended 0, created 1, started 1, upgraded 1, ended 1, removed 1"
+			for range 2 { // another restart has nothing to catch up with
+				all, err := journal(t, n, &pouchv1.EventsRequest{Pod: p.Config.Metadata.Uid})
+				if err != nil || strings.Join(story(all), ", ") != want {
+					t.Errorf("the journal tells\n%q, want\n%q, %v", story(all), want, err)
+				}
+				n.KillDaemon(t)
+				n.StartDaemon(t)
+			}
+			p.Remove(t)
+		})
+	}
+}
 
 // A daemon killed while a container is removed neither loses nor doubles what history knows of it.
 func TestHistoryIsWholeWhenKilledInRemoveContainer(t *testing.T) {
