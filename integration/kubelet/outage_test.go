@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -59,9 +60,12 @@ func (m *meter) note(version string) {
 	}
 }
 
-// ask makes one HTTP request on a connection of its own.
-func ask(ip string) (string, error) {
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip, fmt.Sprint(meterPort)), 100*time.Millisecond)
+// ask gives the version that a pod's meterPort answers.
+func ask(ip string) (string, error) { return askAt(ip, meterPort) }
+
+// askAt makes one HTTP request for /version on a connection of its own.
+func askAt(ip string, port int) (string, error) {
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(ip, strconv.Itoa(port)), 100*time.Millisecond)
 	if err != nil {
 		return "", err
 	}
