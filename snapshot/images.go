@@ -17,17 +17,32 @@ func (s *Store) Get(_ context.Context, refOrID string) (Image, error) { return s
 // List gives all images, ordered by ID.
 func (s *Store) List(context.Context) ([]Image, error) { return s.index.list(), nil }
 
-// Remove drops all names of the image; its content goes when nothing uses it. Containers on it are not touched: their
+// Remove drops all names of the image and gives back the space of what nothing else uses before it returns.
 // records hold manifest and layers. An absent image is no error.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
+	found, err := s.unname(ctx, refOrID)
+	if err != nil || !found {
+		return err
+	}
+	failpoint.Hit("image.unnamed")
+	s.usage.forget()
+	// The kubelet measures the disk as soon as it has the answer, and evicts pods where that is still too full.
+	if err := s.eng.Reclaim(ctx); err != nil {
+		return fmt.Errorf("free the space of image %s, which is removed: %w", refOrID, err)
+	}
+	return nil
+}
+
+// unname takes all names of an image away and says whether there was one.
+func (s *Store) unname(ctx context.Context, refOrID string) (bool, error) {
 	s.naming.Lock()
 	defer s.naming.Unlock()
 	img, err := s.index.get(refOrID)
 	if errdefs.IsNotFound(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	names := s.index.namesOf(img.ID)
 	err = s.eng.Update(ctx, func(ctx context.Context) error {
@@ -39,13 +54,10 @@ func (s *Store) Remove(ctx context.Context, refOrID string) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("remove image %s: %w", refOrID, err)
+		return false, fmt.Errorf("remove image %s: %w", refOrID, err)
 	}
 	s.index.drop(img.ID)
-	failpoint.Hit("image.unnamed")
-	s.usage.forget()
-	s.eng.CollectSoon()
-	return nil
+	return true, nil
 }
 
 // name makes the image of p known under names, durably and in the index, and gives it as it is listed then. From then on

@@ -44,7 +44,7 @@ func start(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := cluster.Options{Binaries: filepath.Join(top, "build/kubernetes/bin")}
+	o := cluster.Options{Binaries: filepath.Join(top, "build/kubernetes/bin"), DiskSize: diskSize}
 	o.Lab.Binary, o.Lab.CNIBin = filepath.Join(top, "bin/cri-pouch"), filepath.Join(top, "build/cni/bin")
 	for file, fix := range map[string]string{
 		filepath.Join(o.Binaries, "kubelet"): "make kubernetes", o.Lab.Binary: "make build",

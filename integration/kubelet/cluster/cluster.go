@@ -24,6 +24,7 @@ type Options struct {
 	Lab      lab.Options
 	Binaries string // folder of kubelet, kube-apiserver, kube-controller-manager, kube-scheduler and etcd
 	Kubelet  KubeletOptions
+	DiskSize int64 // bytes of a filesystem for the runtime's root; 0: it shares the machine's
 }
 
 // Cluster is a running cluster of one node.
@@ -34,6 +35,7 @@ type Cluster struct {
 	IP     netip.Addr // of the node, on its own bridge; the API server listens there too
 	Config *rest.Config
 	Client *kubernetes.Clientset
+	Disk   string // where the runtime's filesystem is mounted, if it has its own
 
 	authority *authority
 	kubelet   *program
@@ -54,7 +56,12 @@ func New(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.takeMachine(ctx); err != nil {
 		return c, err
 	}
-	if c.Lab, err = lab.New(ctx, o.Lab); err != nil {
+	if o.DiskSize > 0 {
+		if err := c.makeDisk(ctx, o.DiskSize); err != nil {
+			return c, fmt.Errorf("make a disk for the runtime: %w", err)
+		}
+	}
+	if c.Lab, err = lab.New(ctx, c.Options.Lab); err != nil {
 		return c, fmt.Errorf("make a lab: %w", err)
 	}
 	c.undo.Add("close the lab", c.Lab.Close)

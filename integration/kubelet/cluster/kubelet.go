@@ -76,6 +76,10 @@ func (c *Cluster) writeKubeletConfig() (string, error) {
 	if err := os.MkdirAll(c.StaticPods(), 0o755); err != nil {
 		return "", err
 	}
+	thresholds := map[string]string{"memory.available": "50Mi"}
+	if c.Disk != "" {
+		thresholds["imagefs.available"] = "25%"
+	}
 	config := map[string]any{
 		"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
 		"containerRuntimeEndpoint": "unix://" + c.Lab.Socket(),
@@ -98,8 +102,8 @@ func (c *Cluster) writeKubeletConfig() (string, error) {
 		"nodeStatusUpdateFrequency": "1s", "nodeStatusReportFrequency": "1s",
 		"eventRecordQPS": 0,
 		"kubeAPIQPS":     1000, "kubeAPIBurst": 1000,
-		// Images go when the disk is full; how full the machine's disk is must not matter here.
-		"imageMinimumGCAge": "1s", "imageGCHighThresholdPercent": 100, "evictionHard": map[string]string{"memory.available": "50Mi"},
+		// Images go when the runtime's disk is full; how full the machine's is must not matter here.
+		"imageMinimumGCAge": "1s", "imageGCHighThresholdPercent": 100, "evictionHard": thresholds,
 		"evictionPressureTransitionPeriod": "1s",
 		"shutdownGracePeriod":              "0s",
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -145,5 +146,36 @@ func (c *Cluster) makeCgroups() error {
 			}
 		}
 	}
+	return nil
+}
+
+// makeDisk makes a filesystem of its own for the runtime's root, of so many bytes, so that a test can fill it.
+func (c *Cluster) makeDisk(ctx context.Context, size int64) error {
+	dir, err := os.MkdirTemp("", "cpt-disk-")
+	if err != nil {
+		return err
+	}
+	c.undo.Add("remove the disk", func(context.Context) error { return os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o711); err != nil { // the way to root filesystems of user namespaces
+		return err
+	}
+	image := filepath.Join(dir, "image")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		return err
+	}
+	if err := os.Truncate(image, size); err != nil {
+		return err
+	}
+	c.Disk = filepath.Join(dir, "mount")
+	if err := os.Mkdir(c.Disk, 0o711); err != nil {
+		return err
+	}
+	for _, command := range [][]string{{"mkfs.ext4", "-q", "-F", "-m", "0", image}, {"mount", "-o", "loop", image, c.Disk}} {
+		if out, err := exec.CommandContext(ctx, command[0], command[1:]...).CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, out)
+		}
+	}
+	c.undo.Add("unmount the disk", func(context.Context) error { return unix.Unmount(c.Disk, 0) })
+	c.Options.Lab.Root = filepath.Join(c.Disk, "root")
 	return nil
 }
