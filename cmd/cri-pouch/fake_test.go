@@ -31,6 +31,8 @@ type fake struct {
 	pods       []*runtime.PodSandbox
 	images     []*runtime.Image
 	pulls      []*pouchv1.Pull
+	history    []*pouchv1.Generation
+	events     []*pouchv1.EventsResponse
 	conditions []*runtime.RuntimeCondition
 	logPath    string
 	exec       *runtime.ExecSyncResponse
