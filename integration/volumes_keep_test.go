@@ -321,3 +321,22 @@ func TestAFormerVolumeDoesNotStopAnImageThatHasAFileThere(t *testing.T) {
 		t.Errorf("back at the first image: %q", got)
 	}
 }
+
+// A user namespace knows only some owners; what belongs to others is nobody's, as in the root filesystem, and does not keep
+// the container from being made.
+func TestVolumesWithOwnersThatTheUserNamespaceDoesNotKnow(t *testing.T) {
+	n := harness.Start(t)
+	ref := pushVolumes(t, n, "unmapped", []string{"/data"}, lab.File{Name: "data/closed", Mode: 0o600, UID: 70000}, lab.File{Name: "data/open", UID: 70000, GID: 70000, Content: []byte("open\n")},
+		lab.File{Name: "data/dir/", Mode: 0o700, UID: 70000, GID: 70000}, lab.File{Name: "data/dir/file"}, lab.File{Name: "data/link", Link: "open", UID: 70000})
+	p := n.RunPod(t, func(c *runtime.PodSandboxConfig) {
+		ids := []*runtime.IDMapping{{ContainerId: 0, HostId: 100000, Length: 65536}}
+		c.Linux.SecurityContext.NamespaceOptions.UsernsOptions = &runtime.UserNamespace{Mode: runtime.NamespaceMode_POD, Uids: ids, Gids: ids}
+	})
+	c := p.Run(t, "app", image(ref, 0))
+	if got := c.Exec(t, "sh", "-c", "cd /data; ls; cat link; stat -c %u open dir link"); got != "dir\nlink\nopen\nopen\n65534\n65534\n65534\n" {
+		t.Errorf("the container sees %q", got)
+	}
+	if log := n.Daemon.LogTail(100_000); !strings.Contains(log, "left out of the volume") || !strings.Contains(log, "/closed") {
+		t.Error("the log does not say what was left out")
+	}
+}

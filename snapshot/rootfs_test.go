@@ -316,3 +316,20 @@ func TestPinned(t *testing.T) {
 		t.Errorf("malformed pinned image: %v", err)
 	}
 }
+
+// A container that nests its folders deeper than a path can be must not make its writable layer impossible to measure: the
+// kubelet would not see what it stores there.
+func TestTheUseOfADeepWritableLayerIsMeasured(t *testing.T) {
+	l := newLab(t)
+	r := newReg(t)
+	r.push("app:1", imageOf(t, layerOf(t, file{name: "file", body: "x"})))
+	path := l.mounted(l.pull(r.host()+"/app:1"), "deep")
+	nest(t, path, 1500, 3<<20)
+	use, err := l.Rootfs().Usage(context.Background(), "deep")
+	if err != nil || use.Bytes < 3<<20 || use.Inodes < 1502 {
+		t.Errorf("use is %+v, %v", use, err)
+	}
+	if _, err := l.Rootfs().Usage(context.Background(), "unknown"); !errdefs.IsNotFound(err) {
+		t.Errorf("an unknown container: %v", err)
+	}
+}

@@ -47,11 +47,16 @@ func (s *Rootfs) Usage(ctx context.Context, id string) (FSUsage, error) {
 	if f, ok := s.usage.layer(id); ok {
 		return f, nil
 	}
-	u, err := s.eng.Snapshots.Usage(s.eng.With(ctx), id)
+	// The snapshotter measures too, but by paths: it gives up where they become too long.
+	upper, _, err := s.eng.UpperDir(s.eng.With(ctx), id)
+	m := newMeter(ctx)
+	if err == nil {
+		err = m.tree(upper)
+	}
 	if err != nil {
 		return FSUsage{}, fmt.Errorf("measure root filesystem of container %s: %w", id, err)
 	}
-	f := FSUsage{Mountpoint: s.eng.Root(), Bytes: uint64(u.Size), Inodes: uint64(u.Inodes), Time: time.Now()}
+	f := FSUsage{Mountpoint: s.eng.Root(), Bytes: m.bytes, Inodes: m.inodes, Time: time.Now()}
 	s.usage.mu.Lock()
 	s.usage.layers[id] = f
 	s.usage.mu.Unlock()

@@ -15,6 +15,9 @@ const (
 	xattrSizeMax = 64 << 10 // XATTR_SIZE_MAX
 )
 
+// errUnreadable says that not even root may read a file: its owner is not in the user namespace of the mount.
+var errUnreadable = errors.New("its owner is not known in the user namespace")
+
 // copier copies single files; it keeps its buffers. The zero value is ready.
 type copier struct {
 	buf          []byte
@@ -25,6 +28,9 @@ type copier struct {
 // file copies a regular file with all that belongs to it.
 func (c *copier) file(ctx context.Context, from, to int, base string, st *unix.Stat_t) (err error) {
 	in, err := unix.Openat(from, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EACCES) {
+		return errUnreadable
+	}
 	if err != nil {
 		return fmt.Errorf("read: %w", err)
 	}

@@ -96,7 +96,7 @@ func (v *Volumes) fill(ctx context.Context, temp string, r NewVolumes, rec volum
 	case PlaceFolder:
 		skipped, err := seed(ctx, from, to, left)
 		if len(skipped) > 0 {
-			v.log.WithFields(logrus.Fields{"container": r.ID, "volume": rec.Path}).Warnf("left out of the volume, a device or a socket cannot be taken along: %.512q", skipped)
+			v.log.WithFields(logrus.Fields{"container": r.ID, "volume": rec.Path}).Warnf("left out of the volume: devices, sockets, files of owners that the pod's user namespace does not know: %.512q", skipped)
 		}
 		return err
 	}

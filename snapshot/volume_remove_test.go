@@ -50,20 +50,8 @@ func TestSweepRemovesWhatBelongsToNobody(t *testing.T) {
 func TestDeepTreesAreMeasuredAndRemoved(t *testing.T) {
 	l := newVolumeLab(t)
 	dir := l.prepared(l.wants("c", "/data"))[0].Dir
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
-	must(t, err)
 	const levels = 3000
-	for range levels {
-		must(t, unix.Mkdirat(fd, "ddddd", 0o777))
-		next, err := unix.Openat(fd, "ddddd", unix.O_PATH|unix.O_DIRECTORY, 0)
-		must(t, err, unix.Close(fd))
-		fd = next
-	}
-	out, err := unix.Openat(fd, "hidden", unix.O_CREAT|unix.O_WRONLY, 0o600)
-	must(t, err)
-	f := os.NewFile(uintptr(out), "hidden")
-	_, err = f.Write(make([]byte, 5<<20))
-	must(t, err, f.Sync(), f.Close(), unix.Close(fd))
+	nest(t, dir, levels, 5<<20)
 	var limit unix.Rlimit
 	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
 	few := limit
@@ -78,6 +66,24 @@ func TestDeepTreesAreMeasuredAndRemoved(t *testing.T) {
 	if got := l.left(); len(got) != 0 {
 		t.Errorf("left are %v", got)
 	}
+}
+
+// nest makes folders, one in the other, and a file of that size in the last of them.
+func nest(t *testing.T, dir string, levels, size int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	must(t, err)
+	for range levels {
+		must(t, unix.Mkdirat(fd, "ddddd", 0o777))
+		next, err := unix.Openat(fd, "ddddd", unix.O_PATH|unix.O_DIRECTORY, 0)
+		must(t, err, unix.Close(fd))
+		fd = next
+	}
+	out, err := unix.Openat(fd, "hidden", unix.O_CREAT|unix.O_WRONLY, 0o600)
+	must(t, err)
+	f := os.NewFile(uintptr(out), "hidden")
+	_, err = f.Write(make([]byte, size))
+	must(t, err, f.Sync(), f.Close(), unix.Close(fd))
 }
 
 func TestImmutableFilesAreRemoved(t *testing.T) {

@@ -56,7 +56,8 @@ type folderTimes struct {
 }
 
 // seed copies the folder from into the folder to, which takes its owner, mode, times and attributes too. It gives the
-// names of devices and sockets, which it leaves out.
+// names of what it leaves out: devices, sockets, and what nobody in the pod's user namespace can read, because that does not
+// know its owner.
 func seed(ctx context.Context, from *os.File, to string, left *budget) (skipped []string, err error) {
 	dst, err := openRoot(to)
 	if err != nil {
@@ -90,6 +91,10 @@ func openIn(root int, name string, flags uint64) (int, error) {
 // folder copies what is in one folder and gives the folders in it, which it has made.
 func (s *seeder) folder(name string) (more []string, err error) {
 	from, err := openIn(s.src, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if errors.Is(err, unix.EACCES) {
+		s.skipped = append(s.skipped, path.Join("/", name)+"/*")
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -141,6 +146,10 @@ func (s *seeder) entry(from, to int, parent, base string) (folder bool, err erro
 	switch kind {
 	case unix.S_IFREG:
 		err = s.copier.file(s.ctx, from, to, base, &st)
+		if errors.Is(err, errUnreadable) {
+			s.skipped = append(s.skipped, "/"+name)
+			return false, nil
+		}
 	case unix.S_IFDIR:
 		if err := unix.Mkdirat(to, base, 0o700); err != nil {
 			return false, err
