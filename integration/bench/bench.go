@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ type Options struct {
 	Rounds int    // of each measurement but the long ones, which run at most LongRounds times
 	Burst  int    // pods at once, pods kept for lists and memory
 	Lines  int    // of the log
+	Only   string // beginning of the name of the measurements to run; empty: all
 	Say    func(format string, args ...any)
 }
 
@@ -94,6 +96,9 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err := b.all(ctx); err != nil {
 		return nil, err
 	}
+	if len(b.figures.order) == 0 {
+		return nil, fmt.Errorf("no measurement's name begins with %q", o.Only)
+	}
 	return &Report{Lab: b.lab.Name, Machine: machine, Rounds: o.Rounds, Burst: o.Burst, Runtimes: b.versions(), Figures: b.figures.summary()}, nil
 }
 
@@ -126,6 +131,9 @@ func (b *bench) all(ctx context.Context) error {
 		{"memory", b.memory}, {"pods on CNI", b.pods(false)}, {"pods on the host network", b.pods(true)}, {"swaps", b.swaps}, {"execs", b.execs},
 		{"logs", b.logs}, {"lists", b.lists}, {"bursts", b.bursts}, {"pulls", b.pulls},
 	} {
+		if !strings.HasPrefix(m.name, b.Only) {
+			continue
+		}
 		began := time.Now()
 		if err := m.run(ctx); err != nil {
 			return fmt.Errorf("measure %s: %w", m.name, err)

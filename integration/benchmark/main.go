@@ -24,6 +24,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", bench.FullRounds, "rounds of each measurement")
 	flag.IntVar(&o.burst, "pods", bench.FullBurst, "pods at once in a burst, and for memory and lists")
 	flag.IntVar(&o.lines, "lines", bench.FullLines, "lines that the log measurement writes")
+	flag.StringVar(&o.only, "only", "", "beginning of the name of the measurements to run, as in pulls")
 	flag.StringVar(&o.document, "write", "", "document whose table is written anew")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -35,14 +36,17 @@ func main() {
 }
 
 type options struct {
-	bin, cniBin, peers, document string
-	alone                        bool
-	rounds, burst, lines         int
+	bin, cniBin, peers, document, only string
+	alone                              bool
+	rounds, burst, lines               int
 }
 
 func run(ctx context.Context, o options) error {
 	if os.Geteuid() != 0 {
 		return errors.New("root is needed for namespaces, mounts and cgroups: run it as root")
+	}
+	if o.only != "" && o.document != "" {
+		return errors.New("-only measures a part, -write wants the whole: give one of them")
 	}
 	var paths []string
 	for _, p := range []string{filepath.Join(o.bin, "cri-pouch"), o.cniBin, o.peers} {
@@ -56,7 +60,7 @@ func run(ctx context.Context, o options) error {
 	say := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "  · %5.1f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
-	settings := bench.Options{Binary: paths[0], CNIBin: paths[1], Rounds: o.rounds, Burst: o.burst, Lines: o.lines, Say: say}
+	settings := bench.Options{Binary: paths[0], CNIBin: paths[1], Rounds: o.rounds, Burst: o.burst, Lines: o.lines, Only: o.only, Say: say}
 	if !o.alone {
 		settings.Peers = paths[2]
 		if err := bench.BuildPeers(ctx, settings.Peers, say); err != nil {
