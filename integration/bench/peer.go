@@ -58,6 +58,10 @@ disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.tracing.processor
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
   cdi_spec_dirs = ['%[1]s/cdi']
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+  Root = '%[1]s/runc'
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ['%[4]s']
   conf_dir = '%[5]s'
