@@ -17,8 +17,8 @@ func (s *Store) Get(_ context.Context, refOrID string) (Image, error) { return s
 // List gives all images, ordered by ID.
 func (s *Store) List(context.Context) ([]Image, error) { return s.index.list(), nil }
 
-// Remove drops all names of the image and gives back the space of what nothing else uses before it returns.
-// records hold manifest and layers. An absent image is no error.
+// Remove drops all names of the image and gives back the space of what nothing else uses before it returns. Containers on
+// it are not touched: their records hold manifest and layers. An absent image is no error.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	found, err := s.unname(ctx, refOrID)
 	if err != nil || !found {

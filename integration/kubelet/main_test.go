@@ -11,18 +11,23 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/leak"
 )
 
 // shared is the cluster of all tests.
 var shared struct {
-	once sync.Once
-	node *node
-	err  error
+	once   sync.Once
+	node   *node
+	before *leak.Snapshot // what there was before the first pod
+	err    error
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if n := shared.node; n != nil {
+		if shared.err == nil && n.leftBehind(shared.before) {
+			code = 1
+		}
 		if err := n.Close(context.Background()); err != nil {
 			fmt.Fprintln(os.Stderr, "clean up:", err)
 			code = 1
@@ -63,7 +68,9 @@ func start(t testing.TB) *node {
 			return
 		}
 		shared.node = &node{c}
-		shared.err = shared.node.pushImages()
+		if shared.err = shared.node.pushImages(); shared.err == nil {
+			shared.before = shared.node.takeLeaks()
+		}
 	})
 	if shared.err != nil {
 		t.Fatalf("start the cluster: %v", shared.err)
