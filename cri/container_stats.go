@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
@@ -97,20 +98,22 @@ func (s *Service) readContainer(ctx context.Context, c *container) (*containerRe
 		return nil, err
 	}
 	r := &containerReading{v: c.view(), stats: st, rate: c.cpu.rateAt(st.Time, st.CPUUsage)}
-	usage, err := s.Rootfs.Usage(ctx, c.id)
-	if errdefs.IsNotFound(err) {
-		return r, nil
-	}
-	if err == nil && !r.v.rec.Config.FreshVolumes {
-		var volumes snapshot.FSUsage
-		volumes, err = s.volumeUsage(ctx, r.v.rec)
-		usage.Bytes, usage.Inodes = usage.Bytes+volumes.Bytes, usage.Inodes+volumes.Inodes
-	}
-	if err != nil {
+	r.layer, err = c.disk.read(ctx, diskWait, func(ctx context.Context) (snapshot.FSUsage, error) { return s.diskUsage(ctx, r.v.rec) })
+	if err != nil && !errdefs.IsNotFound(err) {
 		return nil, err
 	}
-	r.layer = &usage
 	return r, nil
+}
+
+// diskUsage is what the container has written: its layer and its volumes.
+func (s *Service) diskUsage(ctx context.Context, rec model.Container) (snapshot.FSUsage, error) {
+	use, err := s.Rootfs.Usage(ctx, rec.ID)
+	if err != nil || rec.Config.FreshVolumes {
+		return use, err
+	}
+	volumes, err := s.volumeUsage(ctx, rec)
+	use.Bytes, use.Inodes = use.Bytes+volumes.Bytes, use.Inodes+volumes.Inodes
+	return use, err
 }
 
 // tryReadContainer is nil for a container that ended meanwhile, and for one that cannot be read, which the log tells: one

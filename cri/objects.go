@@ -90,7 +90,8 @@ type container struct {
 	pid       int
 	removing  bool
 
-	cpu cpuMeter
+	cpu  cpuMeter
+	disk diskMeter
 
 	// telling is held while the world is told of the container's start, which happens before it is told of the end.
 	telling   sync.Mutex

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"net"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,6 +148,30 @@ func TestStatsOfPodsWithoutContainersOrNetwork(t *testing.T) {
 	for id, code := range map[string]codes.Code{"": codes.InvalidArgument, "nowhere": codes.NotFound} {
 		_, err := n.Daemon.Runtime.PodSandboxStats(harness.Context(t), &runtime.PodSandboxStatsRequest{PodSandboxId: id})
 		wantCode(t, err, code, "sandbox")
+	}
+}
+
+func TestStatsAreShownOnTheCommandLine(t *testing.T) {
+	n := harness.Start(t)
+	p := n.RunPod(t, ownCgroup(t, n))
+	c := p.Run(t, "app", harness.Sh("while :; do :; done"))
+	show := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(n.Binary, append([]string{"--socket", n.Socket(), "stats", "--span", "500ms"}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("stats %v: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	for _, out := range []string{show(), show("app"), show("--pods"), show("--pods", p.Config.Metadata.Name)} {
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		if len(lines) != 2 || !strings.Contains(lines[1], p.Config.Metadata.Name) || strings.Contains(lines[1], " 0.0%") || !strings.Contains(lines[1], "%") {
+			t.Errorf("a container that is busy shows as\n%s", out)
+		}
+	}
+	c.Stop(t, 0)
+	if out := show(); strings.Contains(out, c.ID[:12]) {
+		t.Errorf("an ended container shows as\n%s", out)
 	}
 }
 

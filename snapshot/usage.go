@@ -16,11 +16,11 @@ const usageAge = 10 * time.Second
 // usageCache keeps measured usages.
 type usageCache struct {
 	mu     sync.Mutex
-	layers map[string]FSUsage // of writable layers, by container ID
-	images FSUsage            // zero: unknown
+	layers map[string]measured // of writable layers, by container ID
+	images FSUsage             // zero: unknown
 }
 
-func newUsageCache() *usageCache { return &usageCache{layers: map[string]FSUsage{}} }
+func newUsageCache() *usageCache { return &usageCache{layers: map[string]measured{}} }
 
 // forget makes the images be measured anew.
 func (u *usageCache) forget() {
@@ -38,18 +38,19 @@ func (u *usageCache) drop(id string) {
 func (u *usageCache) layer(id string) (FSUsage, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	f, ok := u.layers[id]
-	return f, ok && time.Since(f.Time) < usageAge
+	m, ok := u.layers[id]
+	return m.use, ok && time.Since(m.use.Time) < m.good
 }
 
-// Usage is what the container wrote into its root filesystem, at most 10 seconds old. errdefs.ErrNotFound.
+// Usage is what the container wrote into its root filesystem. It is at most 10 seconds old, or 20 times as old as it takes to
+// measure. errdefs.ErrNotFound.
 func (s *Rootfs) Usage(ctx context.Context, id string) (FSUsage, error) {
 	if f, ok := s.usage.layer(id); ok {
 		return f, nil
 	}
 	// The snapshotter measures too, but by paths: it gives up where they become too long.
 	upper, _, err := s.eng.UpperDir(s.eng.With(ctx), id)
-	m := newMeter(ctx)
+	m, begun := newMeter(ctx), time.Now()
 	if err == nil {
 		err = m.tree(upper)
 	}
@@ -58,7 +59,7 @@ func (s *Rootfs) Usage(ctx context.Context, id string) (FSUsage, error) {
 	}
 	f := FSUsage{Mountpoint: s.eng.Root(), Bytes: m.bytes, Inodes: m.inodes, Time: time.Now()}
 	s.usage.mu.Lock()
-	s.usage.layers[id] = f
+	s.usage.layers[id] = measured{f, max(usageAge, measureShare*time.Since(begun))}
 	s.usage.mu.Unlock()
 	return f, nil
 }
