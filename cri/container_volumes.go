@@ -106,8 +106,8 @@ func (s *Service) wantedVolumes(ctx context.Context, sb model.Sandbox, cfg model
 		}
 	}
 	if len(out) > maxVolumes {
-		return nil, fmt.Errorf("container %q would have %d volumes (of image %s, of annotation %s, and those of its predecessors), at most %d are allowed: %w",
-			cfg.Name, len(out), img.ID, persistAnnotation, maxVolumes, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("container %q would have %d volumes (of image %s, of annotation %s, and those of its predecessors), at most %d are allowed: list fewer, delete the pod, or annotate it with %s: %s: %w",
+			cfg.Name, len(out), img.ID, persistAnnotation, maxVolumes, volumesAnnotation, volumesFresh, errdefs.ErrInvalidArgument)
 	}
 	slices.SortStableFunc(out, func(a, b wantedVolume) int { return strings.Count(a.path, "/") - strings.Count(b.path, "/") })
 	return out, nil

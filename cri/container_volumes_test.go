@@ -22,6 +22,8 @@ type shelfOfVolumes struct {
 	before   []string
 	places   map[string]snapshot.Place
 	prepared *snapshot.NewVolumes
+	swept    bool
+	removal  error
 }
 
 func (f *shelfOfVolumes) Paths(context.Context, string, string) ([]string, error) {
@@ -145,6 +147,39 @@ func TestTheLastSandboxOfAPodTakesTheVolumesAlong(t *testing.T) {
 	}
 	if !x.hasPod("uid") || x.hasPod("unknown") {
 		t.Error("pods are not known by their UID")
+	}
+}
+
+func (f *shelfOfVolumes) Sweep(func(string) bool) error { f.swept = true; return nil }
+
+func (f *shelfOfVolumes) Purge(context.Context) error { return nil }
+
+func (f *shelfOfVolumes) Remove(context.Context, string, func() bool) error { return f.removal }
+
+// A sandbox whose record cannot be read has a UID that nobody knows: its volumes look like those of a former pod.
+func TestVolumesAreSweptOnlyIfAllPodsAreKnown(t *testing.T) {
+	for _, complete := range []bool{true, false} {
+		shelf := &shelfOfVolumes{}
+		s := &Service{Options: Options{Volumes: shelf, Log: silent()}, index: newIndex(), chores: newChores(silent())}
+		s.sweepVolumes(complete)
+		s.chores.stop()
+		if shelf.swept != complete {
+			t.Errorf("all records are read: %t; volumes are swept: %t", complete, shelf.swept)
+		}
+	}
+}
+
+// A file that cannot be removed keeps no sandbox; what keeps the volumes themselves does, so that the kubelet tries again.
+func TestAPodGoesAlthoughFilesOfItsVolumesAreLeft(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		stay bool
+	}{{nil, false}, {fmt.Errorf("x: %w", snapshot.ErrLeftover), false}, {errdefs.ErrUnavailable, true}} {
+		s := &Service{Options: Options{Volumes: &shelfOfVolumes{removal: test.err}, Log: silent()}, index: newIndex(), chores: newChores(silent())}
+		if err := s.dropVolumes(context.Background(), newSandbox(model.Sandbox{ID: "a"})); (err != nil) != test.stay {
+			t.Errorf("%v gives %v", test.err, err)
+		}
+		s.chores.stop()
 	}
 }
 
