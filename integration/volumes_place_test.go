@@ -52,6 +52,31 @@ func TestAMountOfThePodWinsOverAVolume(t *testing.T) {
 	}
 }
 
+// A file of a ConfigMap that is mounted by subPath into a persisted folder is the pod's, the files around it the container's.
+func TestASubPathMountInAPersistedFolder(t *testing.T) {
+	n := harness.Start(t)
+	ref := pushVolumes(t, n, "subpath", nil, lab.File{Name: "etc/app/conf", Content: []byte("image\n")}, lab.File{Name: "etc/app/state", Content: []byte("image\n")})
+	host := hostFolder(t, n, "configmap", "conf", "extra")
+	p := n.RunPod(t, annotated(persist, "/etc/app"))
+	for attempt := range uint32(2) {
+		c := p.Run(t, "app", image(ref, attempt), func(c *runtime.ContainerConfig) {
+			c.Linux.SecurityContext.ReadonlyRootfs = true
+			c.Mounts = []*runtime.Mount{
+				{HostPath: filepath.Join(host, "conf"), ContainerPath: "/etc/app/conf", Readonly: true},
+				{HostPath: filepath.Join(host, "extra"), ContainerPath: "/etc/app/extra/conf", Readonly: true},
+			}
+		})
+		want := "host\nhost\nimage\nread-only\n"
+		if attempt > 0 {
+			want = "host\nhost\nwritten\nread-only\n"
+		}
+		if got := c.Exec(t, "sh", "-c", "cd /etc/app; cat conf extra/conf state; echo written >state; (echo x >conf) 2>/dev/null || echo read-only"); got != want {
+			t.Errorf("attempt %d sees %q, want %q", attempt, got, want)
+		}
+		c.Stop(t, 0)
+	}
+}
+
 func TestNestedVolumes(t *testing.T) {
 	n := harness.Start(t)
 	ref := pushVolumes(t, n, "nested", []string{"/a/b", "/a", "/a/b/c/d"}, lab.File{Name: "a/top"}, lab.File{Name: "a/b/middle"}, lab.File{Name: "a/b/c/d/bottom"})
