@@ -17,6 +17,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/undo"
+	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
@@ -32,7 +33,11 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	if err != nil {
 		return nil, err
 	}
-	if err := volumeWishes(podAnnotations(r, sb.record()), &cfg); err != nil {
+	annotations := podAnnotations(r, sb.record())
+	if err := volumeWishes(annotations, &cfg); err != nil {
+		return nil, err
+	}
+	if cfg.RichAnnotations, err = richcontainer.Applying(annotations, cfg.Name); err != nil {
 		return nil, err
 	}
 	digest := containerDigest(sb.id, cfg)
@@ -98,9 +103,13 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 	}
 	cfg.UserImage = tagged(img, cfg.UserImage)
 	sbRec := sb.record()
+	choice, err := s.chooseRich(sbRec, cfg, img)
+	if err != nil {
+		return "", err
+	}
 	rec := model.Container{
 		ID: newID(), SandboxID: sb.id, CreatedAt: s.clock.now(), Config: cfg, RequestDigest: digest,
-		ImageID: img.ID, ImageRef: imageRef(img, cfg.UserImage), LogPath: logPath(sbRec.Config, cfg),
+		ImageID: img.ID, ImageRef: imageRef(img, cfg.UserImage), LogPath: logPath(sbRec.Config, cfg), Rich: richRecord(choice),
 	}
 	rec.Lineage = s.lineage(sb, rec)
 	var steps undo.Stack
@@ -112,7 +121,7 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 	if err := s.newRootfs(ctx, sbRec, rec, img, &steps); err != nil {
 		return "", err
 	}
-	out, err := s.prepare(ctx, sb, rec, img, &steps)
+	out, err := s.prepare(ctx, sb, rec, img, choice, &steps)
 	if err != nil {
 		return "", err
 	}
@@ -140,7 +149,7 @@ func (s *Service) newRootfs(ctx context.Context, sb model.Sandbox, rec model.Con
 }
 
 // prepare mounts the root filesystem and writes the bundle.
-func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container, img snapshot.Image, steps *undo.Stack) (spec.Output, error) {
+func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container, img snapshot.Image, choice richcontainer.Choice, steps *undo.Stack) (spec.Output, error) {
 	root, err := s.Rootfs.Mount(ctx, rec.ID)
 	if err != nil {
 		return spec.Output{}, err
@@ -167,6 +176,9 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 	}
 	dir := s.bundleDir(rec.ID)
 	steps.Add("remove bundle", func(context.Context) error { return os.RemoveAll(dir) })
+	if err := s.enrich(sbRec, rec, root, choice, &out); err != nil {
+		return out, err
+	}
 	return out, s.writeSpec(rec.ID, out.Spec)
 }
 

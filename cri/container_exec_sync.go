@@ -72,7 +72,7 @@ type syncExec struct {
 
 // newExec makes the FIFOs and the process of an exec.
 func (s *Service) newExec(c *container, cmd []string) (_ *syncExec, err error) {
-	sp, err := s.readSpec(c.id)
+	sp, err := s.appSpec(c.id)
 	if err != nil {
 		return nil, err
 	}

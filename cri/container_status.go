@@ -68,6 +68,9 @@ func (s *Service) containerInfo(v view) map[string]any {
 	if sp, err := s.readSpec(v.rec.ID); err == nil {
 		info["runtimeSpec"] = sp
 	}
+	if v.rec.Rich != nil {
+		info["rich"] = s.richInfo(v.rec)
+	}
 	return map[string]any{"info": info}
 }
 

@@ -64,7 +64,7 @@ type execProcess struct {
 
 // newExecProcess makes the FIFOs and says what the shim is to run.
 func (s *Service) newExecProcess(c *container, cmd []string, stdin, stderr, tty bool) (*execProcess, error) {
-	sp, err := s.readSpec(c.id)
+	sp, err := s.appSpec(c.id)
 	if err != nil {
 		return nil, err
 	}

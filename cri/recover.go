@@ -140,7 +140,7 @@ func (s *Service) recoverContainers(ctx context.Context, held map[string]task.In
 
 // recoverContainer puts one container back as the shim, the bundle and the record tell.
 func (s *Service) recoverContainer(ctx context.Context, rec model.Container, held map[string]task.Info, told told) {
-	sp, specErr := s.readSpec(rec.ID)
+	sp, specErr := s.appSpec(rec.ID)
 	_, markErr := os.Stat(filepath.Join(s.bundleDir(rec.ID), startedMark))
 	info, inShim := held[rec.ID]
 	if specErr != nil && rec.End == nil && !inShim && s.sameBoot(rec.SandboxID) {
@@ -151,7 +151,7 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 		rec.User, rec.Argv = userOf(sp), sp.Process.Args
 	}
 	if rec.StopSignal == "" {
-		rec.StopSignal = s.stopSignal(ctx, rec)
+		rec.StopSignal = appSignal(rec.Rich, s.stopSignal(ctx, rec))
 	}
 	c := newContainer(rec)
 	c.listed.Store(true)

@@ -15,6 +15,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
+	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -42,7 +43,8 @@ type Options struct {
 	Volumes       Volumes
 	Records       SandboxRecords
 	Spec          *spec.Builder
-	Cgroups       cgrouptree.Mounts // nil: a pod's use is the sum of its containers'
+	Rich          richcontainer.Node // its zero value serves no rich container
+	Cgroups       cgrouptree.Mounts  // nil: a pod's use is the sum of its containers'
 	Log           *logrus.Entry
 	Journal       *journal.Journal      // nil: nothing is kept
 	Metrics       prometheus.Registerer // nil: nothing is counted

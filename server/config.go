@@ -19,6 +19,7 @@ type Config struct {
 	Log       Log       `toml:"log"`
 	Metrics   Metrics   `toml:"metrics"`
 	Runtime   Runtime   `toml:"runtime"`
+	Rich      Rich      `toml:"rich"`
 	Network   Network   `toml:"network"`
 	Images    Images    `toml:"images"`
 	Upgrade   Upgrade   `toml:"upgrade"`
@@ -59,6 +60,13 @@ type Runtime struct {
 	InitBinary   string   `toml:"init_binary"`
 	Handlers     []string `toml:"handlers"`
 	SeccompRoot  string   `toml:"seccomp_root"`
+}
+
+// Rich says what rich containers may do.
+type Rich struct {
+	Handlers       []string `toml:"handlers"`
+	RootNamespaces []string `toml:"root_namespaces"`
+	RootHandlers   []string `toml:"root_handlers"`
 }
 
 // Network says where CNI's parts are.
@@ -120,6 +128,7 @@ func Default() Config {
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
 		},
+		Rich:    Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}},
 		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Images: Images{
 			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,

@@ -76,6 +76,13 @@ func Keys() []Key {
 		{"runtime.seccomp_root", "", "Folder of the localhost seccomp profiles that pods give by a relative name.",
 			func(c Config) error { return checkPath(c.Runtime.SeccompRoot) }},
 
+		{"rich.handlers", "", `Modes of rich containers for runtime handlers, as in ["vm=systemd"]: systemd, sbin-init, dumb-init or none. Each handler must stand in runtime.handlers too. A pod's annotation counts before it.`,
+			func(c Config) error { _, err := c.richHandlers(); return err }},
+		{"rich.root_namespaces", "", "Namespaces whose rich containers may have an init that runs as root although CRI asks for another user or for no_new_privs. Who can make pods there is trusted with that.",
+			func(c Config) error { return checkNamespaces(c.Rich.RootNamespaces) }},
+		{"rich.root_handlers", "", "The same for all pods of these runtime handlers.",
+			func(c Config) error { return c.checkRichHandlers(c.Rich.RootHandlers) }},
+
 		{"network.cni_conf_dir", "cni-conf-dir", "Folder of CNI configurations; it is watched, the first in lexical order is used.",
 			func(c Config) error { return checkPath(c.Network.CNIConfDir) }},
 		{"network.cni_bin_dirs", "cni-bin-dir", "Folders of CNI plugins, the first that has a plugin wins.",

@@ -71,6 +71,10 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
+	rich, err := c.richNode(programs.init, node.CgroupV2)
+	if err != nil {
+		return nil, err
+	}
 
 	r.engine, err = engine.Open(ctx, engine.Options{Root: filepath.Join(c.Root, engineDir), Log: o.Log.WithField("room", "engine")})
 	if err != nil {
@@ -103,7 +107,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	r.add("connection to the shim", shim.Close)
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
-		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node),
+		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })

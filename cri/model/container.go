@@ -105,6 +105,8 @@ type ContainerConfig struct {
 	// when the container was created.
 	Persist      []string `json:"persist,omitempty"`
 	FreshVolumes bool     `json:"freshVolumes,omitempty"`
+	// RichAnnotations are those of the pod's rich.cri-pouch.io annotations that say something of this container.
+	RichAnnotations map[string]string `json:"richAnnotations,omitempty"`
 }
 
 // User is the identity that a container's first process got (CRI ContainerUser).
@@ -121,6 +123,12 @@ type End struct {
 	ExitCode   int32     `json:"exitCode"`
 	Reason     string    `json:"reason"` // Completed, Error, OOMKilled, StartError, Lost
 	Message    string    `json:"message,omitempty"`
+}
+
+// Rich says which init a rich container has. It is settled at creation.
+type Rich struct {
+	Mode string `json:"mode"` // systemd, sbin-init, dumb-init
+	By   string `json:"by"`   // who chose it, in words
 }
 
 // Container is the durable record of a container. What cannot outlive a boot (pid, start time of a running
@@ -141,6 +149,8 @@ type Container struct {
 	StopSignal string   `json:"stopSignal"`
 	LogPath    string   `json:"logPath"` // absolute
 	Argv       []string `json:"argv"`
+	// Rich is nil for a container whose program is pid 1 itself.
+	Rich *Rich `json:"rich,omitempty"`
 	// End is set once the container has ended.
 	End *End `json:"end,omitempty"`
 }

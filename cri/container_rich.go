@@ -1,0 +1,130 @@
+package cri
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+	"github.com/cri-pouch/cri-pouch/richcontainer"
+	"github.com/cri-pouch/cri-pouch/snapshot"
+)
+
+// appFile is the file in a rich container's bundle that has the application's process (OCI process), where the specification
+// has the init's.
+const appFile = "process.json"
+
+// chooseRich decides which init the container has.
+func (s *Service) chooseRich(sb model.Sandbox, cfg model.ContainerConfig, img snapshot.Image) (richcontainer.Choice, error) {
+	env := slices.Clone(img.Config.Config.Env)
+	for _, e := range cfg.Envs {
+		env = append(env, e.Key+"="+string(e.Value))
+	}
+	c, err := s.Rich.Choose(richcontainer.Source{
+		Container: cfg.Name, Annotations: cfg.RichAnnotations, Handler: sb.Config.RuntimeHandler, Labels: img.Config.Config.Labels, Env: env,
+	})
+	if err != nil {
+		return c, fmt.Errorf("container %q: %w", cfg.Name, err)
+	}
+	return c, nil
+}
+
+func richRecord(c richcontainer.Choice) *model.Rich {
+	if !c.Rich() {
+		return nil
+	}
+	return &model.Rich{Mode: string(c.Mode), By: c.By}
+}
+
+// enrich makes of a plain container's specification a rich one's, where that was chosen.
+func (s *Service) enrich(sb model.Sandbox, rec model.Container, rootfs string, choice richcontainer.Choice, out *spec.Output) error {
+	if !choice.Rich() {
+		return nil
+	}
+	bundle := s.bundleDir(rec.ID)
+	r := richcontainer.Request{
+		Choice: choice, Container: rec.Config.Name, Namespace: sb.Config.Namespace, Handler: sb.Config.RuntimeHandler, PodUID: sb.Config.UID,
+		Bundle: bundle, Rootfs: rootfs, Spec: out.Spec, Stdin: rec.Config.Stdin, StopSignal: out.StopSignal,
+	}
+	if u := sb.Config.Namespaces.User; u != nil {
+		for _, m := range u.UIDs {
+			r.UIDs = append(r.UIDs, richcontainer.IDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Length: m.Length})
+		}
+		for _, m := range u.GIDs {
+			r.GIDs = append(r.GIDs, richcontainer.IDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Length: m.Length})
+		}
+	}
+	prepared, err := s.Rich.Prepare(r)
+	if err != nil {
+		return fmt.Errorf("container %q: %w", rec.Config.Name, err)
+	}
+	out.StopSignal = prepared.StopSignal
+	return s.writeApp(bundle, prepared.Process)
+}
+
+// writeApp keeps the application's process for exec, which is to have its environment and user.
+func (s *Service) writeApp(bundle string, p *specs.Process) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("encode the application's process: %w", err)
+	}
+	if err := os.MkdirAll(bundle, 0o700); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, appFile), b, 0o600); err != nil {
+		return fmt.Errorf("write the application's process: %w", err)
+	}
+	return nil
+}
+
+// appSpec gives a container's specification with the process of the application: in a rich container it is not pid 1's.
+func (s *Service) appSpec(id string) (*specs.Spec, error) {
+	sp, err := s.readSpec(id)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(s.bundleDir(id), appFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return sp, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the application's process of container %s: %w", id, err)
+	}
+	p := &specs.Process{}
+	if err := json.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("decode the application's process of container %s: %w", id, err)
+	}
+	sp.Process = p
+	return sp, nil
+}
+
+// appSignal gives the stop signal for the application of a container.
+func appSignal(rich *model.Rich, asked string) string {
+	if rich == nil {
+		return asked
+	}
+	return richcontainer.Mode(rich.Mode).SignalFor(asked)
+}
+
+// richInfo is what a verbose status says of a rich container: who chose the mode, and what its launcher has done.
+func (s *Service) richInfo(rec model.Container) map[string]any {
+	info := map[string]any{"mode": rec.Rich.Mode, "by": rec.Rich.By}
+	record, err := richrun.ReadRecord(s.bundleDir(rec.ID))
+	if err != nil {
+		return info // a mode without a launcher, or a boot ago
+	}
+	info["starts"], info["restarts"], info["runs"] = record.Starts, max(record.Starts-1, 0), record.Runs
+	info["done"], info["failedUnits"] = record.Done, record.Units
+	if record.Done {
+		info["exitCode"] = record.Code
+	}
+	return info
+}

@@ -1,0 +1,59 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cri-pouch/cri-pouch/richcontainer"
+)
+
+// richHandlers gives the modes of runtime handlers.
+func (c Config) richHandlers() (map[string]richcontainer.Mode, error) {
+	out := map[string]richcontainer.Mode{}
+	for _, pair := range c.Rich.Handlers {
+		name, mode, ok := strings.Cut(pair, "=")
+		if !ok || !slices.Contains(richcontainer.Modes(), mode) {
+			return nil, fmt.Errorf("%q is no mode for a handler, write HANDLER=MODE with one of %s", pair, strings.Join(richcontainer.Modes(), ", "))
+		}
+		if _, twice := out[name]; twice {
+			return nil, fmt.Errorf("handler %q stands there twice", name)
+		}
+		if err := c.checkRichHandlers([]string{name}); err != nil {
+			return nil, err
+		}
+		out[name] = richcontainer.Mode(mode)
+	}
+	return out, nil
+}
+
+// checkRichHandlers refuses handlers that no pod can name.
+func (c Config) checkRichHandlers(names []string) error {
+	for _, n := range names {
+		if !slices.Contains(c.Runtime.Handlers, n) {
+			return fmt.Errorf("%q is no runtime handler, add it to runtime.handlers", n)
+		}
+	}
+	return checkHandlers(names)
+}
+
+func checkNamespaces(names []string) error {
+	for _, n := range names {
+		if !handlerName.MatchString(n) {
+			return fmt.Errorf("%q is no DNS label, which a namespace's name must be", n)
+		}
+	}
+	return nil
+}
+
+// richNode gives the room of rich containers what the administrator has settled.
+func (c Config) richNode(pouchInit string, cgroupV2 bool) (richcontainer.Node, error) {
+	handlers, err := c.richHandlers()
+	if err != nil {
+		return richcontainer.Node{}, err
+	}
+	return richcontainer.Node{
+		PouchInit: pouchInit, CgroupV2: cgroupV2, Handlers: handlers,
+		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers,
+	}, nil
+}
