@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/errdefs"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -331,5 +332,58 @@ func TestTheUseOfADeepWritableLayerIsMeasured(t *testing.T) {
 	}
 	if _, err := l.Rootfs().Usage(context.Background(), "unknown"); !errdefs.IsNotFound(err) {
 		t.Errorf("an unknown container: %v", err)
+	}
+}
+
+// What a container leaves behind enters its sandbox's record in the commit that removes the container.
+func TestRemovalIntoASandboxRecordIsOneCommit(t *testing.T) {
+	l := newLab(t)
+	ctx := context.Background()
+	img := l.pull(newReg(t).push("app:1", imageOf(t, layerOf(t, file{name: "f", body: "x"}))))
+	if err := l.PutSandbox(ctx, "s", []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Rootfs().Create(ctx, NewRootfs{ID: "c", ImageID: img.ID, Manifest: img.Manifest, ChainID: img.ChainID, Record: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	commit := func() (id int) {
+		t.Helper()
+		err := l.eng.View(ctx, func(ctx context.Context) error {
+			tx, ok := boltutil.Transaction(ctx)
+			if !ok {
+				return errors.New("no transaction")
+			}
+			id = tx.ID()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	if err := l.eng.Collect(ctx); err != nil { // what the pull asked for must not come in between
+		t.Fatal(err)
+	}
+	before := commit()
+	if err := l.Rootfs().RemoveInto(ctx, "c", "s", []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	if made := commit() - before; made != 1 {
+		t.Errorf("it took %d commits", made)
+	}
+	if recs, err := l.Rootfs().Records(ctx); err != nil || len(recs) != 0 {
+		t.Errorf("container records are %q, %v", recs, err)
+	}
+	// Again, and into a sandbox that is gone: neither is an error, and no record comes back.
+	for _, sandbox := range []string{"s", "gone"} {
+		if err := l.Rootfs().RemoveInto(ctx, "c", sandbox, []byte("after")); err != nil {
+			t.Error(err)
+		}
+	}
+	if recs, err := l.Sandboxes(ctx); err != nil || len(recs) != 1 || string(recs["s"]) != "after" {
+		t.Errorf("sandbox records are %q, %v", recs, err)
+	}
+	if err := l.DeleteSandbox(ctx, "s"); err != nil {
+		t.Fatal(err)
 	}
 }
