@@ -2,11 +2,15 @@ package kubelet
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -65,6 +69,26 @@ func TestProbes(t *testing.T) {
 			t.Errorf("a probe's command is left:\n%s", got)
 		}
 	})
+}
+
+// The kubelet asks the pod's address; a pod on the host network has the node's, where this test serves.
+func TestGRPCProbe(t *testing.T) {
+	t.Parallel()
+	n := start(t)
+	l, err := net.Listen("tcp", net.JoinHostPort(n.IP.String(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, state := grpc.NewServer(), health.NewServer()
+	grpc_health_v1.RegisterHealthServer(server, state)
+	go func() { _ = server.Serve(l) }()
+	t.Cleanup(server.Stop)
+	app := sh("app", app1, "sleep infinity")
+	app.ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 1,
+		ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l.Addr().(*net.TCPAddr).Port)}}}
+	p := n.run(t, podOf("grpc", []corev1.Container{app}, func(p *corev1.Pod) { p.Spec.HostNetwork = true }))
+	state.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	p.await(t, "the pod is not Ready", func(now *corev1.Pod) bool { return !isReady(now) })
 }
 
 func TestHooks(t *testing.T) {

@@ -20,10 +20,26 @@ var shared struct {
 	node   *node
 	before *leak.Snapshot // what there was before the first pod
 	err    error
+
+	mu       sync.Mutex
+	measured []string
+}
+
+// measured notes a figure that TestMain prints: of a test that passes nothing else is shown.
+func measured(t testing.TB, format string, args ...any) {
+	t.Helper()
+	line := fmt.Sprintf(format, args...)
+	t.Log(line)
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.measured = append(shared.measured, line)
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	for _, line := range shared.measured {
+		fmt.Println("measured:", line)
+	}
 	if n := shared.node; n != nil {
 		if shared.err == nil && n.leftBehind(shared.before) {
 			code = 1

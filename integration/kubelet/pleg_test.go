@@ -50,7 +50,7 @@ func TestKubeletWithEventedPLEG(t *testing.T) {
 		for _, c := range []struct{ image, version string }{{app2, "2"}, {app1, "1"}, {app2, "2"}} {
 			before := p.look(t, "web")
 			p.setImage(t, "web", c.image)
-			t.Logf("outage of the port: %.1f ms", ms(m.outage(t, c.version)))
+			measured(t, "outage of an edited container's port under EventedPLEG: %.1f ms", ms(m.outage(t, c.version)))
 			p.awaitImage(t, "web", c.image)
 			before.sameBut(t, p.look(t, "web"))
 		}
