@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TAGS        := seccomp netgo osusergo
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 STATIC      := -linkmode external -extldflags "-static"
-UNIT         = $$($(GO) list ./... | grep -v '/integration$$')
+UNIT         = $$($(GO) list ./... | grep -vE '/integration(/rich)?$$')
 # How many times longer than here a test may take, for machines that are slow on purpose (see test-vm).
 TEST_TIMEOUT ?= 20m
 # Arguments for the test run, as: make test-integration RUN=TestReplace
@@ -56,6 +56,7 @@ $(BIN)/pouch-init:
 build-tests: build
 	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS) failpoints" -ldflags '$(LDFLAGS)' -o $(BUILD)/failpoints/cri-pouch ./cmd/cri-pouch
 	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/failpoints/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BUILD)/rich/probe ./integration/rich/probe
 
 .PHONY: generate
 generate: ## generate the code of cri/api and shim/api from their .proto files (needs protoc)
@@ -75,7 +76,7 @@ lint: ## gofmt, go vet and staticcheck over everything, also with failpoints; sh
 	@echo "lint: clean"
 
 .PHONY: test
-test: test-unit test-integration test-kubelet ## unit tests, then integration and kubelet tests (as root); says what was skipped and why
+test: test-unit test-integration test-rich test-kubelet ## unit tests, then integration, rich and kubelet tests (as root); says what was skipped and why
 
 .PHONY: test-unit
 test-unit: ## unit tests of all packages under the race detector, and of pouch-init under sanitizers
@@ -85,6 +86,19 @@ test-unit: ## unit tests of all packages under the race detector, and of pouch-i
 .PHONY: test-integration
 test-integration: build-tests ## integration tests against the built binaries, a registry, CNI and the kernel (as root)
 	$(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
+
+.PHONY: rich-images rich-images-all
+rich-images: ## build the root filesystems of the rich containers in `make test` into build/rich (as root; once, about 3 minutes)
+	@integration/scripts/rich-images.sh test
+rich-images-all: ## build those of the other inits and Debian releases too (as root; once, about 8 minutes)
+	@integration/scripts/rich-images.sh all
+
+RICH = $(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration/rich | $(REPORT)
+.PHONY: test-rich test-rich-all
+test-rich: build-tests rich-images ## rich containers with the inits of Debian 12, Debian 13's systemd and busybox (as root)
+	$(RICH)
+test-rich-all: build-tests rich-images-all ## the same, and with other inits and Debian releases (as root; long)
+	$(RICH)
 
 .PHONY: kubernetes
 kubernetes: ## build kubelet, control plane, kubectl and etcd from their Go modules into build/ (13 CPU minutes, then cached)

@@ -31,7 +31,7 @@ type Option func(*lab.Options)
 
 // Failpoints uses the daemon that was built with failpoints.
 func Failpoints(t testing.TB) Option {
-	binary := filepath.Join(top(t), "build/failpoints/cri-pouch")
+	binary := filepath.Join(Top(t), "build/failpoints/cri-pouch")
 	needFile(t, binary, "make build-tests")
 	return func(o *lab.Options) { o.Binary = binary }
 }
@@ -100,7 +100,7 @@ func Prepare(t testing.TB, options ...Option) *Node {
 func Programs(t testing.TB) (binary, plugins string) {
 	t.Helper()
 	NeedRoot(t)
-	dir := top(t)
+	dir := Top(t)
 	binary, plugins = filepath.Join(dir, "bin/cri-pouch"), filepath.Join(dir, "build/cni/bin")
 	if b := os.Getenv("CRI_POUCH_TEST_DAEMON"); b != "" {
 		binary = b
@@ -155,8 +155,8 @@ func needFile(t testing.TB, path, fix string) {
 	}
 }
 
-// top is the folder that bin/ and build/ stand in: CRI_POUCH_TEST_ROOT, or the module's.
-func top(t testing.TB) string {
+// Top is the folder that bin/ and build/ stand in: CRI_POUCH_TEST_ROOT, or the module's.
+func Top(t testing.TB) string {
 	t.Helper()
 	if dir := os.Getenv("CRI_POUCH_TEST_ROOT"); dir != "" {
 		return dir

@@ -44,6 +44,7 @@ type Registry struct {
 	CA   []byte // PEM, with TLS
 
 	store   http.Handler
+	blobs   *blobs
 	server  *http.Server
 	fault   atomic.Pointer[Fault]
 	mu      sync.Mutex
@@ -61,7 +62,8 @@ func NewRegistry(o RegistryOptions) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{RegistryOptions: o, Addr: l.Addr().String(), granted: fmt.Sprintf("token-%d", time.Now().UnixNano())}
-	r.store = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	r.blobs = newBlobs()
+	r.store = registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(r.blobs))
 	r.server = &http.Server{Handler: r, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	// A kept connection would look like a descriptor that the daemon has leaked.
 	r.server.SetKeepAlivesEnabled(false)
@@ -165,6 +167,9 @@ func (t inProcess) RoundTrip(req *http.Request) (*http.Response, error) {
 func (r *Registry) Push(nameTag string, img v1.Image) error {
 	ref, err := r.reference(nameTag)
 	if err != nil {
+		return err
+	}
+	if err := r.blobs.lend(img); err != nil {
 		return err
 	}
 	return remote.Write(ref, img, remote.WithTransport(inProcess{r.store}))

@@ -1,0 +1,155 @@
+package rich
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/integration/harness"
+)
+
+func mustExist(t testing.TB, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// onSystemd gives a node with an image of Debian 12's systemd and more files.
+func onSystemd(t *testing.T, tag string, units map[string]string) (*harness.Node, string) {
+	t.Helper()
+	n := harness.Start(t)
+	files := service("lab-none.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+	for name, text := range units {
+		files = append(files, service(name, text)...)
+	}
+	ref := push(t, n, "systemd", tag, nil, files...)
+	need(t, n, "systemd", ref)
+	return n, ref
+}
+
+func TestAnOOMOfAServiceLeavesTheApplication(t *testing.T) {
+	n, ref := onSystemd(t, "oom", map[string]string{"hungry.service": "[Service]\nExecStart=/usr/local/bin/probe sleep=500ms grow\n"})
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait", "exit=2"), func(c *runtime.ContainerConfig) {
+		c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 256<<20, 256<<20
+	})
+	c.AwaitLine(t, boot, "waiting")
+	harness.Eventually(t, "the service was killed", func() bool { _, out := exec(t, c, "systemctl", "is-failed", "hungry"); return out == "failed" })
+	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+		t.Fatalf("the container is %s, %s", s.State, s.Reason)
+	}
+	c.Stop(t, 20)
+	if s := c.Status(t); s.ExitCode != 2 || s.Reason == "OOMKilled" {
+		t.Errorf("code %d, reason %s", s.ExitCode, s.Reason)
+	}
+}
+
+func TestTheFailureOfAWatchedUnitEndsTheContainer(t *testing.T) {
+	n, ref := onSystemd(t, "watch", map[string]string{
+		"watched.service": "[Service]\nExecStart=/usr/local/bin/probe sleep=1s exit=7\n", "other.service": "[Service]\nExecStart=/bin/false\n",
+		"fine.service": "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+	})
+	c := n.RunPod(t, pod("systemd", "watch-units", "fine.service,watched.service")).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c.AwaitLine(t, boot, "waiting")
+	c.Ended(t)
+	if s := c.Status(t); s.ExitCode == 0 || !strings.Contains(s.Message, "watched.service") {
+		t.Errorf("code %d, reason %s, message %q", s.ExitCode, s.Reason, s.Message)
+	}
+}
+
+func TestTheFailureOfAnotherUnitDoesNot(t *testing.T) {
+	n, ref := onSystemd(t, "other", map[string]string{"other.service": "[Service]\nExecStart=/bin/false\n"})
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c.AwaitLine(t, boot, "waiting")
+	harness.Eventually(t, "the service has failed", func() bool { _, out := exec(t, c, "systemctl", "is-failed", "other"); return out == "failed" })
+	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %s", s.State)
+	}
+}
+
+func TestTheApplicationStartsAfterWhatIsAsked(t *testing.T) {
+	n, ref := onSystemd(t, "after", map[string]string{"slow.service": "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'sleep 1; touch /run/slow-is-done'\n"})
+	for after, want := range map[string]int32{"": 1, "slow.service": 0} {
+		options := []string{}
+		if after != "" {
+			options = []string{"after", after}
+		}
+		if text, code := n.RunPod(t, pod("systemd", options...)).RunToEnd(t, "app", image(ref, "test", "-e", "/run/slow-is-done")); code != want {
+			t.Errorf("after %q: code %d, %s", after, code, text)
+		}
+	}
+}
+
+// Between the application's end and the start of the shutdown lies at most a second.
+func TestTheShutdownBeginsAtOnce(t *testing.T) {
+	n, ref := onSystemd(t, "at-once", map[string]string{"late.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/sh -c 'date +%%s.%%N >/witness/shutdown'\n"})
+	dir := t.TempDir()
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", image(ref, "sh", "-c", "sleep 1; date +%s.%N >/witness/ended"), func(c *runtime.ContainerConfig) {
+		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+	})
+	c.Ended(t)
+	at := func(name string) time.Duration {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := time.ParseDuration(strings.TrimSpace(string(b)) + "s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	if took := at("shutdown") - at("ended"); took > harness.Patience(time.Second) {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func TestUnitsThatThePodMounts(t *testing.T) {
+	n, ref := onSystemd(t, "units", nil)
+	// As the kubelet writes a ConfigMap: links to a folder whose name changes with each update.
+	mounted := func(files map[string]string) func(*runtime.ContainerConfig) {
+		dir := t.TempDir()
+		err := os.Mkdir(filepath.Join(dir, "..2026_01_01"), 0o755)
+		if err == nil {
+			err = os.Symlink("..2026_01_01", filepath.Join(dir, "..data"))
+		}
+		for name, text := range files {
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, "..data", name), []byte(text), 0o644)
+			}
+			if err == nil {
+				err = os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name))
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func(c *runtime.ContainerConfig) {
+			c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: dir, ContainerPath: "/etc/pouch/units", Readonly: true})
+		}
+	}
+	unit := "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+	c := n.RunPod(t, pod("systemd", "units-from", "/etc/pouch/units")).Run(t, "app", probe(ref, "wait", "exit=0"), mounted(map[string]string{"one.service": unit, "two.service": unit}))
+	c.AwaitLine(t, boot, "waiting")
+	healthy(t, c)
+	if _, out := exec(t, c, "systemctl", "is-active", "one", "two"); out != "active\nactive" {
+		t.Errorf("they are %s", out)
+	}
+	p := n.RunPod(t, pod("systemd", "units-from", "/etc/pouch/units"))
+	refused(t, p, codes.InvalidArgument, p.ContainerConfig("no-mount", probe(ref, "exit=0")), prefix+"units-from", "/etc/pouch/units")
+	dir := t.TempDir()
+	if err := os.Symlink("/etc/shadow", filepath.Join(dir, "secret.service")); err != nil {
+		t.Fatal(err)
+	}
+	link := p.ContainerConfig("link", probe(ref, "exit=0"), func(c *runtime.ContainerConfig) {
+		c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: dir, ContainerPath: "/etc/pouch/units"})
+	})
+	refused(t, p, codes.InvalidArgument, link, "secret.service")
+}
