@@ -28,7 +28,7 @@ func TestTheApplicationIsRunAsAsked(t *testing.T) {
 			c.Command = append(append(c.Command, "report", "say=reported", "--"), odd...)
 			c.Envs = []*runtime.KeyValue{
 				variable("PLAIN", "value"), variable("EQUALS", "a=b=c"), variable("EMPTY", ""), variable("ODD", strings.Join(odd, "\n")),
-				variable("LONG", strings.Repeat("x", 60000)), variable("name.with-dots", "%i"), variable("BYTES", "\xff\xfe"),
+				variable("LONG", strings.Repeat("x", 60000)), variable("name.with-dots", "%i"),
 			}
 			c.WorkingDir = "/usr/local"
 			c.Linux.SecurityContext.SupplementalGroups = []int64{1500, 77}
