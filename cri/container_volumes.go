@@ -73,6 +73,9 @@ func (s *Service) volumes(ctx context.Context, sb model.Sandbox, rec model.Conta
 		req.Paths, at[w.path] = append(req.Paths, w.path), w.at
 	}
 	made, err := s.Volumes.Prepare(ctx, req)
+	if errdefs.IsResourceExhausted(err) {
+		return nil, fmt.Errorf("%w (the pod can do without by its annotation %s: %s)", err, volumesAnnotation, volumesFresh)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -204,7 +204,8 @@ func TestTheSeedOfVolumesIsLimited(t *testing.T) {
 		n.Pull(t, ref)
 		_, err := p.TryCreate(harness.Context(t), p.ContainerConfig("app", image(ref, 0)))
 		wantCode(t, err, codes.ResourceExhausted, path)
-		wantCode(t, err, codes.ResourceExhausted, setting)
+		wantCode(t, err, codes.ResourceExhausted, setting, volumes+": fresh")
+		t.Log(err)
 		if dirs := volumeDirs(t, n); len(dirs) != 0 {
 			t.Errorf("left are %v", dirs)
 		}

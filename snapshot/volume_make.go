@@ -35,13 +35,13 @@ func (v *Volumes) make(ctx context.Context, dir string, r NewVolumes, missing []
 			err = fmt.Errorf("the disk of the volumes is full, free some space: %w: %w", errdefs.ErrResourceExhausted, err)
 		}
 	}()
-	left := budget{bytes: v.bytes, entries: v.entries}
+	left := newBudget(v.bytes, v.entries)
 	made := map[string]volumeRecord{}
 	for _, p := range missing {
 		temp := filepath.Join(dir, escapePath(p)+newSuffix)
 		temps = append(temps, temp)
 		rec := volumeRecord{Path: p, SeededBy: r.ID, Image: r.ImageID, SeededAt: time.Now().UTC(), UIDs: r.UIDs, GIDs: r.GIDs}
-		if err := v.fill(ctx, temp, r, rec, &left); err != nil {
+		if err := v.fill(ctx, temp, r, rec, left); err != nil {
 			return nil, fmt.Errorf("make volume %s of container %s in pod %s: %w", p, r.Container, r.Pod, err)
 		}
 		made[p] = rec

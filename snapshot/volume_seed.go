@@ -20,7 +20,12 @@ const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 type budget struct {
 	bytes   int64
 	entries int
+	// the limits that it began with
+	maxBytes   int64
+	maxEntries int
 }
+
+func newBudget(bytes int64, entries int) *budget { return &budget{bytes, entries, bytes, entries} }
 
 // take notes one more entry of so many bytes.
 func (b *budget) take(bytes int64) error {
@@ -28,9 +33,9 @@ func (b *budget) take(bytes int64) error {
 	b.entries--
 	switch {
 	case b.bytes < 0:
-		return fmt.Errorf("the image's files for new volumes are larger than the limit: raise upgrade.volume_seed_limit in the daemon's configuration: %w", errdefs.ErrResourceExhausted)
+		return fmt.Errorf("the image's files for new volumes have more than %d bytes in all: raise upgrade.volume_seed_limit in the daemon's configuration: %w", b.maxBytes, errdefs.ErrResourceExhausted)
 	case b.entries < 0:
-		return fmt.Errorf("the image has more files for new volumes than the limit: raise upgrade.volume_seed_entries in the daemon's configuration: %w", errdefs.ErrResourceExhausted)
+		return fmt.Errorf("the image has more than %d files and folders for new volumes: raise upgrade.volume_seed_entries in the daemon's configuration: %w", b.maxEntries, errdefs.ErrResourceExhausted)
 	}
 	return nil
 }
@@ -77,7 +82,7 @@ func seed(ctx context.Context, from *os.File, to string, left *budget) (skipped 
 		name := todo[len(todo)-1]
 		more, err := s.folder(name)
 		if err != nil {
-			return nil, fmt.Errorf("%.512s: %w", path.Join("/", name), err)
+			return nil, err
 		}
 		todo = append(todo[:len(todo)-1], more...)
 	}
@@ -96,18 +101,18 @@ func (s *seeder) folder(name string) (more []string, err error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
+		return nil, fmt.Errorf("open folder %.512q: %w", path.Join("/", name), err)
 	}
 	dir := os.NewFile(uintptr(from), name)
 	defer dir.Close()
 	to, err := openIn(s.dst, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
+		return nil, fmt.Errorf("open copy of folder %.512q: %w", path.Join("/", name), err)
 	}
 	defer unix.Close(to)
 	entries, err := dir.Readdirnames(s.left.entries + 1)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("read: %w", err)
+		return nil, fmt.Errorf("read folder %.512q: %w", path.Join("/", name), err)
 	}
 	for _, e := range entries {
 		if err := s.ctx.Err(); err != nil {
@@ -115,7 +120,7 @@ func (s *seeder) folder(name string) (more []string, err error) {
 		}
 		folder, err := s.entry(from, to, name, e)
 		if err != nil {
-			return nil, fmt.Errorf("%.256q: %w", e, err)
+			return nil, fmt.Errorf("copy %.512q: %w", path.Join("/", name, e), err)
 		}
 		if folder {
 			more = append(more, path.Join(name, e))
