@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 // Attach gives a URL under which a client attaches to a running container, once and within a minute.
@@ -44,7 +48,45 @@ func (s *Service) attachable(id string, stdin, tty bool) (*container, error) {
 	return c, nil
 }
 
-// Attach connects the client to the container's first process until that ends.
+// Attach connects the client to the container's first process until that ends. The container goes on when ctx ends, or when
+// the client reads too slowly; then the error says so.
 func (b *StreamBackend) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	return errdefs.ErrNotImplemented
+	c, err := b.s.attachable(id, in != nil, tty)
+	if err != nil {
+		return err
+	}
+	terminal := c.view().rec.Config.TTY
+	p, err := newPipes(filepath.Join(b.s.StateDir, "exec", newID()), in != nil, errOut != nil && !terminal)
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", id, err)
+	}
+	defer p.close()
+	req := task.AttachRequest{ID: id}
+	req.Stdin, req.Stdout, req.Stderr = p.paths()
+	wait, err := b.s.Runtime.Attach(ctx, req)
+	if err != nil {
+		return attachFailure(ctx, id, err)
+	}
+	failpoint.Hit("attach.connected")
+	p.connect(in, out, errOut)
+	go followSize(ctx, resize, func(width, height uint32) {
+		if !terminal {
+			return
+		}
+		if err := b.s.Runtime.ResizePty(ctx, id, "", width, height); err != nil && ctx.Err() == nil {
+			b.s.Log.WithField("container", id).WithError(err).Debug("cannot resize a terminal")
+		}
+	})
+	if err := wait(); err != nil {
+		return attachFailure(ctx, id, err)
+	}
+	p.finish()
+	return nil
+}
+
+func attachFailure(ctx context.Context, id string, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("attach to container %s was ended: %w", id, context.Cause(ctx))
+	}
+	return fmt.Errorf("attach to container %s: %w", id, err)
 }

@@ -10,6 +10,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -35,20 +36,15 @@ func (b *StreamBackend) Exec(ctx context.Context, id string, cmd []string, in io
 		return x.failure(ctx, err)
 	}
 	defer x.forget(ctx)
-	x.connect(in, out, errOut)
+	failpoint.Hit("exec.started")
+	x.pipes.connect(in, out, errOut)
 	go x.follow(ctx, resize)
 	exit, err := b.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
 	if err != nil {
 		x.kill(ctx)
 		return x.failure(ctx, err)
 	}
-	if x.pipes.stdin != nil {
-		x.pipes.stdin.close()
-	}
-	x.pipes.stdout.finish()
-	if x.pipes.stderr != nil {
-		x.pipes.stderr.finish()
-	}
+	x.pipes.finish()
 	if exit.Code != 0 { // cri-streaming looks for this very type, not wrapped
 		return utilexec.CodeExitError{Err: fmt.Errorf("exit code %d", exit.Code), Code: int(exit.Code)}
 	}
@@ -80,18 +76,6 @@ func (s *Service) newExecProcess(c *container, cmd []string, stdin, stderr, tty 
 	x := &execProcess{s: s, pipes: p, req: task.ExecRequest{ID: c.id, ExecID: id, Process: process, Terminal: tty}}
 	x.req.Stdin, x.req.Stdout, x.req.Stderr = p.paths()
 	return x, nil
-}
-
-// connect begins to copy between the client and the process, which has opened its FIFOs.
-func (x *execProcess) connect(in io.Reader, out, errOut io.Writer) {
-	if x.pipes.stdin != nil {
-		x.pipes.stdin.connect()
-		go x.pipes.stdin.copyFrom(in)
-	}
-	x.pipes.stdout.copyTo(out)
-	if x.pipes.stderr != nil {
-		x.pipes.stderr.copyTo(errOut)
-	}
 }
 
 // follow sets the terminal's size whenever the client's changes. Without a terminal it only takes what comes: it stands in

@@ -59,6 +59,30 @@ func (p *pipes) paths() (stdin, stdout, stderr string) {
 	return stdin, p.stdout.path, stderr
 }
 
+// connect begins to copy between the client and the other side, which has opened the FIFOs. What the client sends after the
+// other side's last is dropped.
+func (p *pipes) connect(in io.Reader, out, errOut io.Writer) {
+	if p.stdin != nil {
+		p.stdin.connect()
+		go p.stdin.copyFrom(in)
+	}
+	p.stdout.copyTo(out)
+	if p.stderr != nil {
+		p.stderr.copyTo(errOut)
+	}
+}
+
+// finish takes no more from the client and returns when it has all output that stands in the FIFOs.
+func (p *pipes) finish() {
+	if p.stdin != nil {
+		p.stdin.close()
+	}
+	p.stdout.finish()
+	if p.stderr != nil {
+		p.stderr.finish()
+	}
+}
+
 func (p *pipes) close() {
 	if p.stdin != nil {
 		p.stdin.close()
@@ -129,7 +153,6 @@ func (p *inPipe) close() {
 type outPipe struct {
 	path string
 	file *os.File
-	hold *os.File      // a writing end, see keep
 	done chan struct{} // of copyTo
 }
 
@@ -140,17 +163,6 @@ func newOutPipe(path string) (*outPipe, error) {
 		return nil, err
 	}
 	return &outPipe{path: path, file: f}, nil
-}
-
-// keep opens a writing end of our own, so that the stream does not end before finish. It lets copyTo begin before the
-// other side has opened the FIFO.
-func (p *outPipe) keep() error {
-	fd, err := unix.Open(p.path, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open FIFO %s: %w", p.path, err)
-	}
-	p.hold = os.NewFile(uintptr(fd), p.path)
-	return nil
 }
 
 // copyTo copies in the background until the end of the stream or finish. What cannot be written, or with a nil out
@@ -207,18 +219,12 @@ func (p *outPipe) rest(out io.Writer, chunk []byte) {
 
 // finish ends the copying when all that was written until now has reached the client. It waits for the client.
 func (p *outPipe) finish() {
-	if p.hold != nil {
-		_ = p.hold.Close()
-	}
 	_ = p.file.SetReadDeadline(time.Unix(1, 0))
 	<-p.done
 }
 
 // close lets go of the FIFO. A copy that waits for the client ends when the client's connection is closed.
 func (p *outPipe) close() {
-	if p.hold != nil {
-		_ = p.hold.Close()
-	}
 	_ = p.file.Close()
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -19,8 +20,10 @@ type console struct {
 	master *os.File
 	output func(master *os.File) *follower // made when the master is there
 	out    *follower
-	input  *os.File // FIFO whose content goes to the master; nil: none
+	from   *os.File // FIFO whose content goes to the master; nil: none
+	to     *os.File // FIFO that the output goes to; nil: elsewhere
 	typing chan struct{}
+	stdin  inlet // of a container's terminal
 }
 
 // newConsole asks libcontainer for a terminal; receive must be called when the process has been made.
@@ -35,10 +38,16 @@ func newConsole(lp *libcontainer.Process) (*console, *childFiles, error) {
 	return &console{socket: os.NewFile(uintptr(fds[0]), "console")}, theirs, nil
 }
 
-// logTo leads the output into a container's log, as stdout.
-func (c *console) logTo(log *crilog.File) {
+// logTo leads the output into a container's log, as stdout, and to its audience. With stdin, clients may type.
+func (c *console) logTo(log *crilog.File, to *audience, stdin bool) {
 	stream := log.Stream("stdout")
-	c.output = func(master *os.File) *follower { return newFollower(master, stream, stream.End) }
+	tee := to.tee("stdout", stream)
+	c.output = func(master *os.File) *follower {
+		if stdin {
+			c.stdin.base = master
+		}
+		return newFollower(master, tee, stream.End)
+	}
 }
 
 // connect leads the terminal to the caller's FIFOs, either of which may be empty.
@@ -48,7 +57,7 @@ func (c *console) connect(stdin, stdout string) error {
 		if err != nil {
 			return err
 		}
-		c.input = f
+		c.from = f
 	}
 	var to io.Writer = io.Discard
 	end := func() {}
@@ -58,6 +67,7 @@ func (c *console) connect(stdin, stdout string) error {
 			c.close()
 			return err
 		}
+		c.to = f
 		to, end = &carefree{w: f}, func() { f.Close() }
 		c.output = func(master *os.File) *follower { return newFollower(master, to, end) }
 		return nil
@@ -118,25 +128,27 @@ func (c *console) receive() error {
 
 func (c *console) start() {
 	c.out.start()
-	if c.input == nil || c.typing != nil {
+	if c.from == nil || c.typing != nil {
 		return
 	}
 	c.typing = make(chan struct{})
 	go func() {
 		defer close(c.typing)
-		_, _ = io.Copy(c.master, c.input)
+		_, _ = io.Copy(c.master, c.from)
 	}()
 }
 
 func (c *console) drain() {
+	_ = c.stdin.close()
 	c.out.finish(time.Now().Add(drainLimit)) // closes the master
 	c.close()
 }
 
 // close lets go of what is open. The master is closed by its follower, if it came to that.
 func (c *console) close() {
-	if c.input != nil {
-		_ = c.input.Close()
+	_ = c.stdin.close()
+	if c.from != nil {
+		_ = c.from.Close()
 	}
 	if c.typing != nil {
 		<-c.typing
@@ -150,11 +162,17 @@ func (c *console) close() {
 	_ = c.master.Close()
 }
 
+func (c *console) input() *inlet { return &c.stdin }
+
+// closeStdin takes nothing more from clients; a terminal has no end of file, its program goes on.
 func (c *console) closeStdin() error {
-	if c.input == nil {
+	if err := c.stdin.close(); err != nil {
+		return err
+	}
+	if c.from == nil {
 		return nil
 	}
-	return c.input.Close()
+	return c.from.Close()
 }
 
 func (c *console) resize(width, height uint16) error {
@@ -166,6 +184,9 @@ func (c *console) resize(width, height uint16) error {
 	err = raw.Control(func(fd uintptr) {
 		ioctlErr = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width})
 	})
+	if errors.Is(err, os.ErrClosed) {
+		return fmt.Errorf("resize terminal: it is dead: %w", errdefs.ErrFailedPrecondition)
+	}
 	if err = errors.Join(err, ioctlErr); err != nil {
 		return fmt.Errorf("resize terminal: %w", err)
 	}

@@ -32,6 +32,7 @@ type container struct {
 	lc         *libcontainer.Container
 	init       *process // set under s.mu, once; nil: still being created
 	logFile    *crilog.File
+	audience   audience
 
 	killed atomic.Bool // by SIGKILL, through us
 
@@ -84,7 +85,11 @@ func (c *container) watch() {
 		}
 		cancel()
 	}
+	for _, e := range c.allExecs() {
+		e.hurry()
+	}
 	c.init.io.drain()
+	c.audience.end()
 	if err := c.logFile.Close(); err != nil {
 		c.log.WithError(err).Warn("log")
 	}
@@ -140,13 +145,7 @@ func (c *container) remove(ctx context.Context) error {
 	if err := c.tree.Kill(ctx); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
-	c.mu.Lock()
-	execs := make([]*execution, 0, len(c.execs))
-	for _, e := range c.execs {
-		execs = append(execs, e)
-	}
-	c.mu.Unlock()
-	for _, e := range execs { // no zombie may be left in the cgroup
+	for _, e := range c.allExecs() { // no zombie may be left in the cgroup
 		if p := e.started(); p != nil {
 			if _, err := p.await(ctx); err != nil {
 				return fmt.Errorf("delete container %s: %w", c.id, err)
@@ -157,6 +156,16 @@ func (c *container) remove(ctx context.Context) error {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	return c.s.clear(c)
+}
+
+func (c *container) allExecs() []*execution {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	execs := make([]*execution, 0, len(c.execs))
+	for _, e := range c.execs {
+		execs = append(execs, e)
+	}
+	return execs
 }
 
 // destroyByForce ends and removes the container whatever its state.

@@ -213,13 +213,14 @@ type closable interface {
 
 func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, error) {
 	if !c.terminal {
-		return asClosable(newFIFOs(c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, lp))
+		return asClosable(newFIFOs(c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, &c.audience, lp))
 	}
 	tty, theirs, err := newConsole(lp)
 	if err != nil {
 		return nil, nil, err
 	}
-	tty.logTo(c.logFile)
+	c.audience.pace = true
+	tty.logTo(c.logFile, &c.audience, c.options.GetStdin())
 	return tty, theirs, nil
 }
 

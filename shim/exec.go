@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -143,6 +144,14 @@ func (e *execution) launch() error {
 		}
 		return err
 	}
+	alive, err := e.watchCaller()
+	if err != nil {
+		theirs.close()
+		if tty != nil {
+			tty.close()
+		}
+		return err
+	}
 	now := time.Now()
 	err = e.c.lc.Start(lp)
 	theirs.close()
@@ -158,6 +167,7 @@ func (e *execution) launch() error {
 			tty.close()
 		}
 		e.c.reap(lp)
+		_ = alive.Close()
 		return err
 	}
 	io.start()
@@ -168,8 +178,43 @@ func (e *execution) launch() error {
 		exit := p.wait(e.c.log.WithField("exec", e.id))
 		p.io.drain()
 		p.finish(exit)
+		_ = alive.Close()
 	}()
+	if alive != nil {
+		go e.endWithCaller(p, alive)
+	}
 	return nil
+}
+
+// watchCaller opens the caller's stdout once more: its reading end is there as long as the caller is. nil: none was given.
+func (e *execution) watchCaller() (*os.File, error) {
+	if e.stdout == "" {
+		return nil, nil
+	}
+	return openFIFO(e.stdout, unix.O_WRONLY, false)
+}
+
+// endWithCaller kills the process with all that it started when its caller has gone: nobody else would, and nobody would
+// ask for its end.
+func (e *execution) endWithCaller(p *process, alive *os.File) {
+	hungUp(alive)
+	if p.ended() {
+		return
+	}
+	if err := e.kill(unix.SIGKILL, true); err != nil {
+		e.c.log.WithField("exec", e.id).WithError(err).Warn("cannot kill an exec whose caller has gone")
+	}
+	<-p.done
+	e.c.forgetExec(e.id)
+}
+
+// hurry bounds what the end of the process waits for its caller: the container has ended.
+func (e *execution) hurry() {
+	if p := e.started(); p != nil {
+		if tty, ok := p.io.(*console); ok && tty.to != nil {
+			_ = tty.to.SetWriteDeadline(time.Now().Add(hurryLimit))
+		}
+	}
 }
 
 // killLate ends an exec that hangs before its execve: such a process is the shim's child and has runc's name still.

@@ -116,6 +116,8 @@ type streams interface {
 	drain()
 	// closeStdin gives the process an end of file.
 	closeStdin() error
+	// input is where attached clients type; nil for exec'd processes.
+	input() *inlet
 	// resize sets the size of the terminal; an error where there is none.
 	resize(width, height uint16) error
 }

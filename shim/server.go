@@ -33,6 +33,7 @@ const (
 	startLimit  = 30 * time.Second // from opening exec.fifo to the program's execve
 	killLimit   = 10 * time.Second // from SIGKILL to the end
 	drainLimit  = 500 * time.Millisecond
+	hurryLimit  = 2 * time.Second  // for the callers of execs in a container that has ended
 	lockLimit   = 10 * time.Second // a predecessor that is just ending
 )
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -20,13 +19,11 @@ import (
 // container, so that it sees an end of file when the last writer is gone.
 type fifos struct {
 	followers []*follower
-
-	mu    sync.Mutex
-	stdin *os.File // the write end; nil: /dev/null, or closed
+	stdin     inlet // without a base: /dev/null
 }
 
 // newFIFOs makes the FIFOs in dir and sets the process's streams to them.
-func newFIFOs(dir string, stdin bool, log *crilog.File, lp *libcontainer.Process) (_ *fifos, theirs *childFiles, err error) {
+func newFIFOs(dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *fifos, theirs *childFiles, err error) {
 	f, theirs := &fifos{}, &childFiles{}
 	defer func() {
 		if err != nil {
@@ -41,7 +38,7 @@ func newFIFOs(dir string, stdin bool, log *crilog.File, lp *libcontainer.Process
 		}
 		theirs.add(child)
 		stream := log.Stream(name)
-		f.followers = append(f.followers, newFollower(ours, stream, stream.End))
+		f.followers = append(f.followers, newFollower(ours, to.tee(name, stream), stream.End))
 		if name == "stdout" {
 			lp.Stdout = child
 		} else {
@@ -54,7 +51,7 @@ func newFIFOs(dir string, stdin bool, log *crilog.File, lp *libcontainer.Process
 			return nil, nil, err
 		}
 		theirs.add(child)
-		lp.Stdin, f.stdin = child, ours
+		lp.Stdin, f.stdin.base, f.stdin.owned = child, ours, true
 	}
 	return f, theirs, nil
 }
@@ -130,16 +127,9 @@ func (f *fifos) close() {
 	_ = f.closeStdin()
 }
 
-func (f *fifos) closeStdin() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.stdin == nil {
-		return nil
-	}
-	err := f.stdin.Close()
-	f.stdin = nil
-	return err
-}
+func (f *fifos) closeStdin() error { return f.stdin.close() }
+
+func (f *fifos) input() *inlet { return &f.stdin }
 
 func (f *fifos) resize(uint16, uint16) error { return errNoTerminal }
 
@@ -207,6 +197,7 @@ func openFIFO(path string, flag int, blocking bool) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+func (direct) input() *inlet               { return nil }
 func (direct) start()                      {}
 func (direct) drain()                      {}
 func (direct) closeStdin() error           { return nil } // the caller holds the write end

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -245,6 +247,31 @@ func (c *Client) CloseIO(ctx context.Context, id, execID string) error {
 		_, err := conn.task.CloseIO(ctx, &taskapi.CloseIORequest{ID: id, ExecID: execID, Stdin: true})
 		return err
 	})
+}
+
+// Attach connects the caller's FIFOs with a running container's stdio.
+func (c *Client) Attach(ctx context.Context, r task.AttachRequest) (wait func() error, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var stream shimapi.Shim_AttachClient
+	err = c.call(func(conn *connection) (err error) {
+		stream, err = conn.shim.Attach(ctx, &shimapi.AttachRequest{Id: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	return func() error {
+		defer cancel()
+		_, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		return native(err)
+	}, nil
 }
 
 // Events delivers what happens from the call on, after those containers that were lost before it.

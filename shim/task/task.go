@@ -35,6 +35,11 @@ type Runtime interface {
 	KillExec(ctx context.Context, id, execID string, signal uint32, all bool) error
 	// DeleteExec forgets an ended exec'd process.
 	DeleteExec(ctx context.Context, id, execID string) error
+	// Attach connects the caller's FIFOs with a running container's stdio; it returns when they are connected. wait blocks
+	// until the attachment ends: nil when the container has ended and all its output stands in the FIFOs,
+	// ResourceExhausted when the caller reads too slowly, Unavailable when the shim died. The caller detaches by closing
+	// its reading end of stdout.
+	Attach(ctx context.Context, r AttachRequest) (wait func() error, err error)
 	// ResizePty sets the terminal's size in cells.
 	ResizePty(ctx context.Context, id, execID string, width, height uint32) error
 	// CloseIO closes the stdin of a container (execID "") or of an exec'd process.
@@ -77,6 +82,14 @@ type ExecRequest struct {
 	// Stdin, Stdout, Stderr are FIFO paths, or empty. With Terminal, Stderr is ignored.
 	Stdin, Stdout, Stderr string
 	Terminal              bool
+}
+
+// AttachRequest says what to connect with a container's stdio.
+type AttachRequest struct {
+	ID string
+	// Stdin, Stdout, Stderr are FIFO paths; the caller has opened its ends. Stdout must be given; Stdin may be empty, Stderr too
+	// and has to be with a terminal.
+	Stdin, Stdout, Stderr string
 }
 
 // Status is the state of a container in the shim.

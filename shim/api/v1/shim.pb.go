@@ -636,6 +636,110 @@ func (x *Event) GetExit() *Exit {
 	return nil
 }
 
+type AttachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Stdin         string                 `protobuf:"bytes,2,opt,name=stdin,proto3" json:"stdin,omitempty"`   // paths of FIFOs; empty: not wanted
+	Stdout        string                 `protobuf:"bytes,3,opt,name=stdout,proto3" json:"stdout,omitempty"` // must be there
+	Stderr        string                 `protobuf:"bytes,4,opt,name=stderr,proto3" json:"stderr,omitempty"` // must be empty with a terminal
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AttachRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetStdin() string {
+	if x != nil {
+		return x.Stdin
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetStdout() string {
+	if x != nil {
+		return x.Stdout
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetStderr() string {
+	if x != nil {
+		return x.Stderr
+	}
+	return ""
+}
+
+type AttachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{11}
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Force         bool                   `protobuf:"varint,1,opt,name=force,proto3" json:"force,omitempty"`
@@ -645,7 +749,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +761,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[10]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +774,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{10}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShutdownRequest) GetForce() bool {
@@ -689,7 +793,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +805,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[11]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +818,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{11}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatsRequest) GetId() string {
@@ -763,7 +867,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +879,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[12]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +892,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{12}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatsResponse) GetTime() *timestamppb.Timestamp {
@@ -1016,7 +1120,7 @@ type DeviceIO struct {
 
 func (x *DeviceIO) Reset() {
 	*x = DeviceIO{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1132,7 @@ func (x *DeviceIO) String() string {
 func (*DeviceIO) ProtoMessage() {}
 
 func (x *DeviceIO) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[13]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1145,7 @@ func (x *DeviceIO) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceIO.ProtoReflect.Descriptor instead.
 func (*DeviceIO) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{13}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeviceIO) GetMajor() uint64 {
@@ -1103,7 +1207,7 @@ type PSI struct {
 
 func (x *PSI) Reset() {
 	*x = PSI{}
-	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1219,7 @@ func (x *PSI) String() string {
 func (*PSI) ProtoMessage() {}
 
 func (x *PSI) ProtoReflect() protoreflect.Message {
-	mi := &file_shim_api_v1_shim_proto_msgTypes[14]
+	mi := &file_shim_api_v1_shim_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1232,7 @@ func (x *PSI) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PSI.ProtoReflect.Descriptor instead.
 func (*PSI) Descriptor() ([]byte, []int) {
-	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{14}
+	return file_shim_api_v1_shim_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PSI) GetSomeTotal() uint64 {
@@ -1238,7 +1342,13 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\x04Type\x12\t\n" +
 	"\x05READY\x10\x00\x12\b\n" +
 	"\x04EXIT\x10\x01\x12\a\n" +
-	"\x03OOM\x10\x02\"'\n" +
+	"\x03OOM\x10\x02\"e\n" +
+	"\rAttachRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05stdin\x18\x02 \x01(\tR\x05stdin\x12\x16\n" +
+	"\x06stdout\x18\x03 \x01(\tR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x04 \x01(\tR\x06stderr\"\x10\n" +
+	"\x0eAttachResponse\"'\n" +
 	"\x0fShutdownRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\"\x1e\n" +
 	"\fStatsRequest\x12\x0e\n" +
@@ -1309,7 +1419,7 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\n" +
 	"full_avg60\x18\a \x01(\x01R\tfullAvg60\x12\x1f\n" +
 	"\vfull_avg300\x18\b \x01(\x01R\n" +
-	"fullAvg3002\x8e\x04\n" +
+	"fullAvg3002\xd7\x04\n" +
 	"\x04Shim\x12;\n" +
 	"\x04Info\x12\x16.google.protobuf.Empty\x1a\x1b.pouch.shim.v1.InfoResponse\x12;\n" +
 	"\x04List\x12\x16.google.protobuf.Empty\x1a\x1b.pouch.shim.v1.ListResponse\x12<\n" +
@@ -1317,7 +1427,8 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\aInspect\x12\x1d.pouch.shim.v1.InspectRequest\x1a\x16.pouch.shim.v1.Process\x12B\n" +
 	"\x05Stats\x12\x1b.pouch.shim.v1.StatsRequest\x1a\x1c.pouch.shim.v1.StatsResponse\x12D\n" +
 	"\tReopenLog\x12\x1f.pouch.shim.v1.ReopenLogRequest\x1a\x16.google.protobuf.Empty\x12>\n" +
-	"\x06Events\x12\x1c.pouch.shim.v1.EventsRequest\x1a\x14.pouch.shim.v1.Event0\x01\x12B\n" +
+	"\x06Events\x12\x1c.pouch.shim.v1.EventsRequest\x1a\x14.pouch.shim.v1.Event0\x01\x12G\n" +
+	"\x06Attach\x12\x1c.pouch.shim.v1.AttachRequest\x1a\x1d.pouch.shim.v1.AttachResponse0\x01\x12B\n" +
 	"\bShutdown\x12\x1e.pouch.shim.v1.ShutdownRequest\x1a\x16.google.protobuf.EmptyB4Z2github.com/cri-pouch/cri-pouch/shim/api/v1;shimapib\x06proto3"
 
 var (
@@ -1333,7 +1444,7 @@ func file_shim_api_v1_shim_proto_rawDescGZIP() []byte {
 }
 
 var file_shim_api_v1_shim_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_shim_api_v1_shim_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_shim_api_v1_shim_proto_goTypes = []any{
 	(Event_Type)(0),               // 0: pouch.shim.v1.Event.Type
 	(*CreateOptions)(nil),         // 1: pouch.shim.v1.CreateOptions
@@ -1346,45 +1457,49 @@ var file_shim_api_v1_shim_proto_goTypes = []any{
 	(*ReopenLogRequest)(nil),      // 8: pouch.shim.v1.ReopenLogRequest
 	(*EventsRequest)(nil),         // 9: pouch.shim.v1.EventsRequest
 	(*Event)(nil),                 // 10: pouch.shim.v1.Event
-	(*ShutdownRequest)(nil),       // 11: pouch.shim.v1.ShutdownRequest
-	(*StatsRequest)(nil),          // 12: pouch.shim.v1.StatsRequest
-	(*StatsResponse)(nil),         // 13: pouch.shim.v1.StatsResponse
-	(*DeviceIO)(nil),              // 14: pouch.shim.v1.DeviceIO
-	(*PSI)(nil),                   // 15: pouch.shim.v1.PSI
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 17: google.protobuf.Empty
+	(*AttachRequest)(nil),         // 11: pouch.shim.v1.AttachRequest
+	(*AttachResponse)(nil),        // 12: pouch.shim.v1.AttachResponse
+	(*ShutdownRequest)(nil),       // 13: pouch.shim.v1.ShutdownRequest
+	(*StatsRequest)(nil),          // 14: pouch.shim.v1.StatsRequest
+	(*StatsResponse)(nil),         // 15: pouch.shim.v1.StatsResponse
+	(*DeviceIO)(nil),              // 16: pouch.shim.v1.DeviceIO
+	(*PSI)(nil),                   // 17: pouch.shim.v1.PSI
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),         // 19: google.protobuf.Empty
 }
 var file_shim_api_v1_shim_proto_depIdxs = []int32{
-	16, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
-	16, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
-	16, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
+	18, // 0: pouch.shim.v1.InfoResponse.started_at:type_name -> google.protobuf.Timestamp
+	18, // 1: pouch.shim.v1.Exit.exited_at:type_name -> google.protobuf.Timestamp
+	18, // 2: pouch.shim.v1.Process.started_at:type_name -> google.protobuf.Timestamp
 	3,  // 3: pouch.shim.v1.Process.exit:type_name -> pouch.shim.v1.Exit
 	4,  // 4: pouch.shim.v1.ListResponse.containers:type_name -> pouch.shim.v1.Process
 	0,  // 5: pouch.shim.v1.Event.type:type_name -> pouch.shim.v1.Event.Type
 	3,  // 6: pouch.shim.v1.Event.exit:type_name -> pouch.shim.v1.Exit
-	16, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
-	15, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
-	15, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
-	15, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
-	14, // 11: pouch.shim.v1.StatsResponse.devices:type_name -> pouch.shim.v1.DeviceIO
-	17, // 12: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
-	17, // 13: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
+	18, // 7: pouch.shim.v1.StatsResponse.time:type_name -> google.protobuf.Timestamp
+	17, // 8: pouch.shim.v1.StatsResponse.cpu_psi:type_name -> pouch.shim.v1.PSI
+	17, // 9: pouch.shim.v1.StatsResponse.memory_psi:type_name -> pouch.shim.v1.PSI
+	17, // 10: pouch.shim.v1.StatsResponse.io_psi:type_name -> pouch.shim.v1.PSI
+	16, // 11: pouch.shim.v1.StatsResponse.devices:type_name -> pouch.shim.v1.DeviceIO
+	19, // 12: pouch.shim.v1.Shim.Info:input_type -> google.protobuf.Empty
+	19, // 13: pouch.shim.v1.Shim.List:input_type -> google.protobuf.Empty
 	6,  // 14: pouch.shim.v1.Shim.Start:input_type -> pouch.shim.v1.StartRequest
 	7,  // 15: pouch.shim.v1.Shim.Inspect:input_type -> pouch.shim.v1.InspectRequest
-	12, // 16: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
+	14, // 16: pouch.shim.v1.Shim.Stats:input_type -> pouch.shim.v1.StatsRequest
 	8,  // 17: pouch.shim.v1.Shim.ReopenLog:input_type -> pouch.shim.v1.ReopenLogRequest
 	9,  // 18: pouch.shim.v1.Shim.Events:input_type -> pouch.shim.v1.EventsRequest
-	11, // 19: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
-	2,  // 20: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
-	5,  // 21: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
-	4,  // 22: pouch.shim.v1.Shim.Start:output_type -> pouch.shim.v1.Process
-	4,  // 23: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
-	13, // 24: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
-	17, // 25: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
-	10, // 26: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
-	17, // 27: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
+	11, // 19: pouch.shim.v1.Shim.Attach:input_type -> pouch.shim.v1.AttachRequest
+	13, // 20: pouch.shim.v1.Shim.Shutdown:input_type -> pouch.shim.v1.ShutdownRequest
+	2,  // 21: pouch.shim.v1.Shim.Info:output_type -> pouch.shim.v1.InfoResponse
+	5,  // 22: pouch.shim.v1.Shim.List:output_type -> pouch.shim.v1.ListResponse
+	4,  // 23: pouch.shim.v1.Shim.Start:output_type -> pouch.shim.v1.Process
+	4,  // 24: pouch.shim.v1.Shim.Inspect:output_type -> pouch.shim.v1.Process
+	15, // 25: pouch.shim.v1.Shim.Stats:output_type -> pouch.shim.v1.StatsResponse
+	19, // 26: pouch.shim.v1.Shim.ReopenLog:output_type -> google.protobuf.Empty
+	10, // 27: pouch.shim.v1.Shim.Events:output_type -> pouch.shim.v1.Event
+	12, // 28: pouch.shim.v1.Shim.Attach:output_type -> pouch.shim.v1.AttachResponse
+	19, // 29: pouch.shim.v1.Shim.Shutdown:output_type -> google.protobuf.Empty
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1401,7 +1516,7 @@ func file_shim_api_v1_shim_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shim_api_v1_shim_proto_rawDesc), len(file_shim_api_v1_shim_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

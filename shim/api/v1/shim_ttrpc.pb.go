@@ -16,6 +16,7 @@ type ShimService interface {
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*emptypb.Empty, error)
 	Events(context.Context, *EventsRequest, Shim_EventsServer) error
+	Attach(context.Context, *AttachRequest, Shim_AttachServer) error
 	Shutdown(context.Context, *ShutdownRequest) (*emptypb.Empty, error)
 }
 
@@ -29,6 +30,19 @@ type shimEventsServer struct {
 }
 
 func (x *shimEventsServer) Send(m *Event) error {
+	return x.StreamServer.SendMsg(m)
+}
+
+type Shim_AttachServer interface {
+	Send(*AttachResponse) error
+	ttrpc.StreamServer
+}
+
+type shimAttachServer struct {
+	ttrpc.StreamServer
+}
+
+func (x *shimAttachServer) Send(m *AttachResponse) error {
 	return x.StreamServer.SendMsg(m)
 }
 
@@ -97,6 +111,17 @@ func RegisterShimService(srv *ttrpc.Server, svc ShimService) {
 				StreamingClient: false,
 				StreamingServer: true,
 			},
+			"Attach": {
+				Handler: func(ctx context.Context, stream ttrpc.StreamServer) (interface{}, error) {
+					m := new(AttachRequest)
+					if err := stream.RecvMsg(m); err != nil {
+						return nil, err
+					}
+					return nil, svc.Attach(ctx, m, &shimAttachServer{stream})
+				},
+				StreamingClient: false,
+				StreamingServer: true,
+			},
 		},
 	})
 }
@@ -109,6 +134,7 @@ type ShimClient interface {
 	Stats(context.Context, *StatsRequest) (*StatsResponse, error)
 	ReopenLog(context.Context, *ReopenLogRequest) (*emptypb.Empty, error)
 	Events(context.Context, *EventsRequest) (Shim_EventsClient, error)
+	Attach(context.Context, *AttachRequest) (Shim_AttachClient, error)
 	Shutdown(context.Context, *ShutdownRequest) (*emptypb.Empty, error)
 }
 
@@ -193,6 +219,35 @@ type shimEventsClient struct {
 
 func (x *shimEventsClient) Recv() (*Event, error) {
 	m := new(Event)
+	if err := x.ClientStream.RecvMsg(m); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (c *shimClient) Attach(ctx context.Context, req *AttachRequest) (Shim_AttachClient, error) {
+	stream, err := c.client.NewStream(ctx, &ttrpc.StreamDesc{
+		StreamingClient: false,
+		StreamingServer: true,
+	}, "pouch.shim.v1.Shim", "Attach", req)
+	if err != nil {
+		return nil, err
+	}
+	x := &shimAttachClient{stream}
+	return x, nil
+}
+
+type Shim_AttachClient interface {
+	Recv() (*AttachResponse, error)
+	ttrpc.ClientStream
+}
+
+type shimAttachClient struct {
+	ttrpc.ClientStream
+}
+
+func (x *shimAttachClient) Recv() (*AttachResponse, error) {
+	m := new(AttachResponse)
 	if err := x.ClientStream.RecvMsg(m); err != nil {
 		return nil, err
 	}
