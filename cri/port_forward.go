@@ -68,7 +68,10 @@ func (b *StreamBackend) PortForward(ctx context.Context, id string, port int32, 
 		return err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer context.AfterFunc(ctx, func() {
+		_ = conn.SetLinger(0) // a pod that reads nothing would not see an orderly end behind what is on its way
+		conn.Close()
+	})()
 	sent := &countedWriter{w: conn}
 	toPod := make(chan struct{})
 	go func() {

@@ -123,7 +123,7 @@ func TestAttachClientStopsReading(t *testing.T) {
 	for name, edits := range map[string][]func(*runtime.ContainerConfig){"pipes": nil, "terminal": {withTerminal}} {
 		t.Run(name, func(t *testing.T) {
 			// More than all buffers on the way can hold.
-			c := p.Run(t, name, append(edits, harness.Sh("read x; seq 1 3000000; echo all written"), withStdin(false))...)
+			c := p.Run(t, name, append(edits, harness.Sh("read x; head -c 25000000 /dev/zero | tr '\\0' x; echo; echo all written"), withStdin(false))...)
 			stuck := make(chan struct{})
 			in, typing := io.Pipe()
 			defer typing.Close()

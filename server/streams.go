@@ -67,7 +67,7 @@ func (s *streams) serve(l net.Listener, log *logrus.Entry) {
 	if s.http.TLSConfig != nil {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
-	if err := serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(stream.Listen(l.(*net.TCPListener))); !errors.Is(err, http.ErrServerClosed) {
 		log.WithError(err).Error("streams are no longer served")
 	}
 }

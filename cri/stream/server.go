@@ -58,7 +58,8 @@ type Options struct {
 	Log  *logrus.Entry
 }
 
-// Server gives URLs and is the http.Handler behind them. Its connections must be told of by ConnContext.
+// Server gives URLs and is the http.Handler behind them. It needs connections of a
+// listener from Listen, and to be told of them by ConnContext.
 type Server struct {
 	o       Options
 	backend Backend
@@ -183,29 +184,31 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 // watch gives a context that ends when the client goes or the server is closed. The connection is closed then, which ends
 // whatever reads or writes it: at once, or a little later where the client should learn why.
 func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), err error) {
-	conn, _ := ctx.Value(connKey{}).(net.Conn)
-	if conn == nil {
-		return nil, nil, errors.New("the connection is unknown: ConnContext was not called")
+	outer, _ := ctx.Value(connKey{}).(net.Conn)
+	if t, ok := outer.(interface{ NetConn() net.Conn }); ok { // TLS
+		outer = t.NetConn()
 	}
-	if t, ok := conn.(interface{ NetConn() net.Conn }); ok { // TLS: closing it would write to the client
-		conn = t.NetConn()
+	c, ok := outer.(*conn)
+	if !ok {
+		return nil, nil, errors.New("the connection is unknown: it needs ConnContext, and a listener from Listen")
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop, err := s.watcher.Watch(conn, func() {
+	stop, err := s.watcher.Watch(c, func() {
 		cancel(errGone)
-		conn.Close()
+		c.abort()
 	})
 	if err != nil {
 		cancel(err)
 		return nil, nil, err
 	}
+	c.notify(func() { cancel(errGone) })
 	var mu sync.Mutex
 	var late *time.Timer
 	ending := context.AfterFunc(s.ctx, func() {
 		cancel(errEnding)
 		mu.Lock()
 		defer mu.Unlock()
-		late = time.AfterFunc(farewell, func() { conn.Close() })
+		late = time.AfterFunc(farewell, c.abort)
 	})
 	return ctx, func() {
 		stop()
@@ -214,7 +217,6 @@ func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), er
 		defer mu.Unlock()
 		if late != nil {
 			late.Stop()
-			conn.Close()
 		}
 		cancel(errGone)
 	}, nil
