@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -44,30 +45,53 @@ func (g generation) ran() bool {
 func (s *Service) generations(sb *sandbox) []generation {
 	var all []generation
 	seen := map[string]bool{}
-	add := func(g generation) {
+	for g := range s.known(sb) {
 		if !seen[g.ID] {
 			seen[g.ID] = true
 			all = append(all, g)
 		}
 	}
-	pod := s.index.sandboxesOf(sb.key)
-	// A container that is being removed is for a moment both there and in the history.
-	for _, sb := range pod {
-		for _, c := range s.index.containersOf(sb.id) {
-			if c.listed.Load() {
-				v := c.view()
-				add(generation{generationOf(v), v.status})
-			}
-		}
-	}
-	for _, sb := range pod {
-		for _, g := range sb.record().History {
-			add(generation{g, ""})
-		}
-	}
 	slices.SortStableFunc(all, func(a, b generation) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	measure(all)
 	return all
+}
+
+// known gives the pod's containers that are there, then what history keeps of removed ones. One that is being removed is
+// for a moment both.
+func (s *Service) known(sb *sandbox) iter.Seq[generation] {
+	pod := s.index.sandboxesOf(sb.key)
+	return func(yield func(generation) bool) {
+		for _, sb := range pod {
+			for _, c := range s.index.containersOf(sb.id) {
+				if !c.listed.Load() {
+					continue
+				}
+				if v := c.view(); !yield(generation{generationOf(v), v.status}) {
+					return
+				}
+			}
+		}
+		for _, sb := range pod {
+			for _, g := range sb.record().History {
+				if !yield(generation{g, ""}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// outageBefore gives for how long nothing ran before a generation, in ms; nil where that is not known.
+func (s *Service) outageBefore(sb *sandbox, g model.Generation) *int64 {
+	if g.Lineage.Predecessor == "" {
+		return nil
+	}
+	for before := range s.known(sb) {
+		if before.ID == g.Lineage.Predecessor {
+			return outage(before.Generation, g)
+		}
+	}
+	return nil
 }
 
 // measure fills in the outages that are not known yet.
@@ -79,18 +103,19 @@ func measure(all []generation) {
 	for i := range all {
 		g := &all[i]
 		if before := byID[g.Lineage.Predecessor]; before != nil && g.Outage == nil {
-			g.Outage = outage(before.FinishedAt, g.StartedAt)
+			g.Outage = outage(before.Generation, g.Generation)
 		}
 	}
 }
 
 // outage is the time from one container's end to its successor's start, in ms; nil where one of them is not known. It is
-// 0 where the successor did not wait for the end.
-func outage(finished, started time.Time) *int64 {
-	if finished.IsZero() || started.IsZero() {
+// 0 where the successor did not wait for the end. When a lost one ended nobody knows: its record has the time at which that
+// was found out.
+func outage(before, g model.Generation) *int64 {
+	if before.FinishedAt.IsZero() || before.Reason == reasonLost || g.StartedAt.IsZero() {
 		return nil
 	}
-	ms := max(started.Sub(finished), 0).Milliseconds()
+	ms := max(g.StartedAt.Sub(before.FinishedAt), 0).Milliseconds()
 	return &ms
 }
 
@@ -159,11 +184,7 @@ func (s *Service) removeRecord(ctx context.Context, c *container) error {
 		return s.Rootfs.Remove(ctx, c.id)
 	}
 	g := generationOf(v)
-	for _, known := range s.generations(sb) {
-		if known.ID == c.id {
-			g = known.Generation // with its outage
-		}
-	}
+	g.Outage = s.outageBefore(sb, g)
 	sb.writing.Lock()
 	defer sb.writing.Unlock()
 	rec := sb.record()

@@ -27,13 +27,13 @@ func podKey(id string, c model.SandboxConfig) string {
 // between restart and upgrade; without one on both sides the image does.
 func (s *Service) lineage(sb *sandbox, rec model.Container) model.Lineage {
 	l := model.Lineage{Cause: model.CauseFirst, Hash: boundedHash(rec.Config.Annotations[hashAnnotation])}
-	var before *model.Generation
-	for _, g := range s.generations(sb) {
-		if g.Name == rec.Config.Name && g.ran() && (before == nil || g.CreatedAt.After(before.CreatedAt)) {
-			before = &g.Generation
+	var before model.Generation
+	for g := range s.known(sb) {
+		if g.Name == rec.Config.Name && g.ran() && g.CreatedAt.After(before.CreatedAt) {
+			before = g.Generation
 		}
 	}
-	if before == nil {
+	if before.ID == "" {
 		return l
 	}
 	l.Predecessor, l.Cause = before.ID, model.CauseRestart

@@ -214,6 +214,45 @@ func TestHistoryKeepsWhatWasRemoved(t *testing.T) {
 	}
 }
 
+func TestAnOutageThatNobodyKnows(t *testing.T) {
+	s, _ := newLineageService(t)
+	sb := addSandbox(s, "sb1", "uid")
+	lived(born(s, sb, asked("c1", "app", "h", "a:1", "i")), 0, 10, reasonLost)
+	lived(born(s, sb, asked("c2", "app", "h", "a:1", "i")), 11, 20, reasonError)
+	running(born(s, sb, asked("c3", "app", "h", "a:1", "i")), 19.5) // did not wait for the end
+	running(born(s, sb, asked("c4", "app", "h", "a:1", "i")), 21)   // while c3 goes on
+	failed := born(s, sb, asked("c5", "app", "h", "a:1", "i"))
+	lived(failed, 22, 22, reasonStartError)
+	zero := int64(0)
+	for i, want := range []*int64{nil, nil, &zero, nil, nil} {
+		got := s.generations(sb)[i].Outage
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("outage of generation %d is %v, want %v", i, got, want)
+		}
+	}
+}
+
+func BenchmarkLineage(b *testing.B) {
+	s := New(Options{Log: logrus.NewEntry(logrus.New())})
+	defer s.Close()
+	var last *sandbox
+	for i := range 110 { // a full node, each pod with a history
+		last = addSandbox(s, fmt.Sprint("sb", i), fmt.Sprint("uid", i))
+		for j := range 3 * maxGenerations {
+			last.rec.History = append(last.rec.History, model.Generation{ID: fmt.Sprint(i, "-", j), Name: fmt.Sprint("app", j%3), CreatedAt: s.clock.now()})
+		}
+		for j := range 6 {
+			lived(born(s, last, asked(fmt.Sprint("c", i, "-", j), fmt.Sprint("app", j%3), "h", "a:1", "i")), 0, 1, reasonError)
+		}
+	}
+	rec := asked("new", "app1", "h", "a:1", "i")
+	for b.Loop() {
+		if s.lineage(last, rec).Predecessor == "" {
+			b.Fatal("no predecessor")
+		}
+	}
+}
+
 func TestHistoryLeavesOutWhatNeverRanOrWasNeverTold(t *testing.T) {
 	s, st := newLineageService(t)
 	sb := addSandbox(s, "sb1", "uid")

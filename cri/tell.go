@@ -37,7 +37,7 @@ func (s *Service) tellStarted(c *container, at time.Time) {
 	c.startTold = true
 	s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
 	s.note(c, journal.Entry{Kind: journal.Started, Time: at})
-	gap := s.outageOf(c)
+	gap := s.outageOf(c, at)
 	e := journal.Entry{Kind: journal.Restarted, Time: at, Predecessor: lineage.Predecessor, Outage: gap}
 	switch lineage.Cause {
 	case model.CauseUpgrade:
@@ -76,17 +76,14 @@ func (s *Service) tellRemoved(c *container) {
 }
 
 // outageOf gives for how long nothing ran before the container, in ms; nil where that is not known.
-func (s *Service) outageOf(c *container) *int64 {
+func (s *Service) outageOf(c *container, startedAt time.Time) *int64 {
 	sb, err := s.index.sandbox(c.sandboxID)
-	if err != nil || c.view().rec.Lineage.Predecessor == "" {
+	if err != nil {
 		return nil
 	}
-	for _, g := range s.generations(sb) {
-		if g.ID == c.id {
-			return g.Outage
-		}
-	}
-	return nil
+	g := generationOf(c.view())
+	g.StartedAt = startedAt
+	return s.outageBefore(sb, g)
 }
 
 // note writes an entry about a container into the journal.

@@ -19,6 +19,9 @@ import (
 // maxSegment is how much of a segment is read: what Add writes is less.
 const maxSegment = 2 * segmentBytes
 
+// maxNumber is above every number that Add can have given: one that is higher is damage.
+const maxNumber = 1 << 62
+
 // readSegment gives the entries of a file whose numbers grow from after on, and the size up to the end of the last whole
 // line. An absent file has none.
 func readSegment(path string, after uint64) (lines []line, whole int64, err error) {
@@ -45,7 +48,7 @@ func readSegment(path string, after uint64) (lines []line, whole int64, err erro
 		text := b[:n:n]
 		b, whole = b[n:], whole+int64(n)
 		var e Entry
-		if len(text) <= maxLine && json.Unmarshal(text, &e) == nil && e.Number > after {
+		if len(text) <= maxLine && json.Unmarshal(text, &e) == nil && e.Number > after && e.Number < maxNumber {
 			lines, after = append(lines, line{e.Number, bytes.Clone(text)}), e.Number
 		}
 	}
