@@ -68,6 +68,25 @@ void make_group(struct group *g, bool oom_group)
 	g->procs = g->members;
 }
 
+unsigned long long group_oom_kills(const struct group *g)
+{
+	char path[GROUP_PATH + 64], key[64];
+	unsigned long long value, kills = 0;
+	FILE *f;
+
+	if (!g->procs)
+		return 0;
+	snprintf(path, sizeof path, "%s/memory.events", g->path);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	while (fscanf(f, "%63s %llu", key, &value) == 2)
+		if (!strcmp(key, "oom_kill"))
+			kills = value;
+	fclose(f);
+	return kills;
+}
+
 void empty_group(const struct group *g)
 {
 	if (g->procs)

@@ -15,6 +15,9 @@ struct group {
  * application and nothing else. Elsewhere it does nothing: the application then stays in the launcher's. */
 void make_group(struct group *g, bool oom_group);
 
+/* group_oom_kills counts the processes of the cgroup that the OOM killer ended. */
+unsigned long long group_oom_kills(const struct group *g);
+
 /* empty_group kills what the application left behind. */
 void empty_group(const struct group *g);
 

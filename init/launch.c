@@ -3,7 +3,7 @@
  * and passes stop signals on. Who watches the record from outside ends the container. Lines of the record:
  *
  *   start N PID NANOSECONDS                the N-th start; PID as the container sees it
- *   end N exit|signal CODE NANOSECONDS     its end
+ *   end N exit|signal CODE NANOSECONDS     its end; "oom" behind it: the OOM killer struck in its own cgroup
  *   failed N ERRNO STEP                    it could not be executed
  *   done CODE NANOSECONDS                  the last line: the container's exit code
  *   unit NAME                              a watched unit of the init has failed
@@ -31,6 +31,7 @@
 
 #define DEFAULT_FILE "/run/.pouch/app"
 #define UNIT_RECORD "/run/.pouch/record"
+#define REST_LIMIT 2000000000LL /* ns that processes may take to die of SIGKILL */
 enum { LINE = 256 };
 
 struct launcher {
@@ -44,6 +45,7 @@ struct launcher {
 	unsigned int starts;
 	pid_t pid;   /* of the application; 0: it does not run */
 	int status;  /* of its last end, as waitpid gives it */
+	unsigned long long oom_kills; /* in its cgroup, as of its last start */
 	bool stopping;
 };
 
@@ -97,8 +99,9 @@ static void reap(struct launcher *l)
 			continue;
 		l->pid = 0;
 		l->status = status;
-		note(l->record, "end %u %s %d %lld\n", l->starts, WIFSIGNALED(status) ? "signal" : "exit",
-		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), now(CLOCK_REALTIME));
+		note(l->record, "end %u %s %d %lld%s\n", l->starts, WIFSIGNALED(status) ? "signal" : "exit",
+		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), now(CLOCK_REALTIME),
+		     group_oom_kills(&l->group) > l->oom_kills ? " oom" : "");
 	}
 }
 
@@ -174,6 +177,37 @@ static bool wants_restart(const struct launcher *l)
 	return l->app.restart == RESTART_ALWAYS || code_of(l->status);
 }
 
+/* kill_children sends SIGKILL to the processes that are ours: what the application left behind came to us as its reaper. */
+static bool kill_children(void)
+{
+	bool any = false;
+	FILE *f = fopen("/proc/thread-self/children", "re");
+	int pid;
+
+	if (!f)
+		return false;
+	while (fscanf(f, "%d", &pid) == 1) {
+		kill(pid, SIGKILL);
+		any = true;
+	}
+	fclose(f);
+	return any;
+}
+
+/* end_rest ends what the application has left running: its end is the end of the service, and an init on cgroup v1 would
+ * wait for the rest without being told of its end. Children of what dies come to us in turn. */
+static void end_rest(struct launcher *l)
+{
+	const struct timespec pause = {.tv_nsec = 5000000};
+	long long until = now(CLOCK_MONOTONIC) + REST_LIMIT;
+
+	empty_group(&l->group);
+	while (kill_children() && now(CLOCK_MONOTONIC) < until) {
+		nanosleep(&pause, NULL);
+		reap(l);
+	}
+}
+
 /* run starts the application as often as declared and gives the container's exit code. */
 static int run(struct launcher *l)
 {
@@ -184,6 +218,7 @@ static int run(struct launcher *l)
 		if (l->stopping)
 			return l->starts ? code_of(l->status) : 128 + SIGTERM;
 		l->starts++;
+		l->oom_kills = group_oom_kills(&l->group);
 		l->pid = start_app(&l->app, &l->streams, l->group.procs, &l->mask, &failed);
 		if (l->pid < 0) {
 			int error = errno;
@@ -195,9 +230,9 @@ static int run(struct launcher *l)
 		}
 		note(l->record, "start %u %d %lld\n", l->starts, (int)l->pid, now(CLOCK_REALTIME));
 		attend(l, 0);
+		end_rest(l);
 		if (!wants_restart(l))
 			return code_of(l->status);
-		empty_group(&l->group);
 		attend(l, l->app.restart_wait);
 	}
 }

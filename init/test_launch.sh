@@ -110,5 +110,16 @@ me=os.getppid()
 zombies=[p for p in open(f"/proc/{me}/task/{me}/children").read().split() if open(f"/proc/{p}/stat").read().rsplit(")",1)[1].split()[0]=="Z"]
 os._exit(len(zombies))' ePATH=/bin
 is 0 "$(launched)" "zombies of the application"
+# What the application leaves behind ends with it, children of its children too, whatever they ignore.
+cat >"$work/leave.sh" <<'S'
+(trap '' TERM; sleep 1000 & echo $! >>"$1"; exec sleep 1000) & echo $! >>"$1"
+setsid sh -c 'sleep 1000 & echo $! >>"$1"; exec sleep 1000' sh "$1" &
+while [ "$(wc -l <"$1")" -lt 3 ]; do :; done
+S
+: >"$work/left"
+app ash "a$work/leave.sh" "a$work/left" ePATH=/bin:/usr/bin
+is 0 "$(launched)" "an application with leftovers"
+is 3 "$(wc -l <"$work/left")" "leftovers"
+for pid in $(cat "$work/left"); do [ ! -e "/proc/$pid" ] || fail "process $pid has stayed"; done
 is 2 "$(code "$work/launch" unit $'a\nb')" "a unit with a line in its name"
 echo ok

@@ -33,6 +33,8 @@ type container struct {
 	init       *process // set under s.mu, once; nil: still being created
 	logFile    *crilog.File
 	audience   audience
+	rich       *rich        // nil: its pid 1 is the application
+	outer      *outerCgroup // nil: its processes live in the cgroup with the limits
 
 	killed atomic.Bool // by SIGKILL, through us
 
@@ -76,7 +78,13 @@ func (c *container) demand(what string, states ...task.Status) error {
 // watch waits for the end of the init and makes it known when the log is complete.
 func (c *container) watch() {
 	exit := c.init.wait(c.log)
+	if c.rich != nil {
+		c.rich.close()
+	}
 	exit.OOMKilled = c.s.oom.struck(c, exit.Code == 128+uint32(unix.SIGKILL) && !c.killed.Load())
+	if c.rich != nil {
+		exit = c.rich.exit(exit)
+	}
 	c.s.oom.forget(c)
 	if !c.privatePID { // nobody else would end what the init leaves behind
 		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
@@ -119,6 +127,9 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 	if all && signal != unix.SIGKILL {
 		return c.tree.Signal(signal)
 	}
+	if c.rich != nil && signal != unix.SIGKILL {
+		return c.rich.stop(signal)
+	}
 	if signal == unix.SIGKILL {
 		c.killed.Store(true)
 	}
@@ -154,6 +165,11 @@ func (c *container) remove(ctx context.Context) error {
 	}
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
+	if c.outer != nil {
+		if err := c.tree.Remove(ctx); err != nil {
+			return fmt.Errorf("delete container %s: %w", c.id, err)
+		}
 	}
 	return c.s.clear(c)
 }

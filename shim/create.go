@@ -101,6 +101,9 @@ func (c *container) build(spec *specs.Spec) (err error) {
 	c.s.host.fit(spec.Process, c.userns)
 	config, err := c.config(spec)
 	if err == nil {
+		c.rich, err = newRich(c)
+	}
+	if err == nil {
 		err = c.prepare()
 	}
 	if err != nil {
@@ -171,6 +174,9 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 	if c.logFile, err = crilog.New(c.options.GetLogPath(), func(err error) { c.log.WithError(err).Error("log") }); err != nil {
 		return err
 	}
+	if err := c.delegate(config); err != nil {
+		return err
+	}
 	if c.lc, err = libcontainer.Create(c.s.dir.Libcontainer(), c.id, config); err != nil {
 		return err
 	}
@@ -212,6 +218,10 @@ type closable interface {
 }
 
 func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, error) {
+	if c.rich != nil && !c.terminal {
+		r, theirs, err := newRichStreams(c.bundle, c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, &c.audience, lp)
+		return r, theirs, err
+	}
 	if !c.terminal {
 		return asClosable(newFIFOs(c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, &c.audience, lp))
 	}

@@ -2,13 +2,11 @@ package shim
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -16,14 +14,13 @@ import (
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 )
 
-// oomWatch tells of containers that go on after the OOM killer struck in them. On cgroup v2 one inotify instance watches
-// the memory.events files of all containers; on v1 each has an eventfd. Both wait on the network poller.
+// oomWatch tells of containers that go on after the OOM killer struck in them. On cgroup v2 it watches their memory.events
+// files; on v1 each has an eventfd. Both wait on the network poller.
 type oomWatch struct {
-	log *logrus.Entry
+	log   *logrus.Entry
+	files *notifier
 
 	mu      sync.Mutex
-	inotify *os.File
-	watches map[int32]*container // by watch descriptor
 	entries map[*container]*oomEntry
 }
 
@@ -36,17 +33,9 @@ type oomEntry struct {
 	others uint64
 }
 
-func newOOMWatch(log *logrus.Entry) (*oomWatch, error) {
-	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make inotify instance: %w", err)
-	}
-	w := &oomWatch{log: log, inotify: os.NewFile(uintptr(fd), "inotify"), watches: map[int32]*container{}, entries: map[*container]*oomEntry{}}
-	go w.read()
-	return w, nil
+func newOOMWatch(files *notifier, log *logrus.Entry) *oomWatch {
+	return &oomWatch{log: log, files: files, entries: map[*container]*oomEntry{}}
 }
-
-func (w *oomWatch) close() { _ = w.inotify.Close() }
 
 // follow begins to watch a container. A failure is logged and costs only these events: at the end of the container the
 // counter is read anyway.
@@ -56,11 +45,7 @@ func (w *oomWatch) follow(c *container) {
 	e := &oomEntry{watch: -1, parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
 	var err error
 	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
-		var wd int
-		if wd, err = unix.InotifyAddWatch(int(w.inotify.Fd()), filepath.Join(p, "memory.events"), unix.IN_MODIFY); err == nil {
-			e.watch = int32(wd)
-			w.watches[e.watch] = c
-		}
+		e.watch, err = w.files.watch(filepath.Join(p, "memory.events"), func() { go w.look(c) })
 	} else if p := c.tree["memory"]; p != "" {
 		if e.eventfd, err = oomEventfd(p); err == nil {
 			go w.readEventfd(c, e.eventfd)
@@ -90,6 +75,17 @@ func (w *oomWatch) struck(c *container, killed bool) bool {
 	return e.kills > 0
 }
 
+// count is how many processes of the container the OOM killer has ended, as far as can be known.
+func (w *oomWatch) count(c *container) uint64 {
+	kills := c.tree.OOMKills()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.entries[c]; e != nil {
+		return max(kills, e.kills)
+	}
+	return kills
+}
+
 // account notes a container's count, as kills of another for those beside it. The caller holds the lock.
 func (w *oomWatch) account(e *oomEntry, kills uint64) (news bool) {
 	if kills <= e.kills {
@@ -112,10 +108,7 @@ func (w *oomWatch) forget(c *container) {
 		return
 	}
 	delete(w.entries, c)
-	if e.watch >= 0 {
-		delete(w.watches, e.watch)
-		_, _ = unix.InotifyRmWatch(int(w.inotify.Fd()), uint32(e.watch))
-	}
+	w.files.unwatch(e.watch)
 	if e.eventfd != nil {
 		_ = e.eventfd.Close()
 	}
@@ -151,29 +144,6 @@ func (w *oomWatch) readEventfd(c *container, f *os.File) {
 	}
 }
 
-func (w *oomWatch) read() {
-	b := make([]byte, 64*(unix.SizeofInotifyEvent))
-	for {
-		n, err := w.inotify.Read(b)
-		if err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				w.log.WithError(err).Error("watching for the OOM killer")
-			}
-			return
-		}
-		for at := 0; at+unix.SizeofInotifyEvent <= n; {
-			e := (*unix.InotifyEvent)(unsafe.Pointer(&b[at]))
-			at += unix.SizeofInotifyEvent + int(e.Len)
-			w.mu.Lock()
-			c := w.watches[e.Wd]
-			w.mu.Unlock()
-			if c != nil {
-				go w.look(c)
-			}
-		}
-	}
-}
-
 // look compares the counter with what was told last. v1 notifies before the kill, so it looks again for a while.
 func (w *oomWatch) look(c *container) {
 	for _, wait := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond} {
@@ -187,6 +157,9 @@ func (w *oomWatch) look(c *container) {
 		e := w.entries[c]
 		news := e != nil && w.account(e, kills)
 		w.mu.Unlock()
+		if news && c.rich != nil {
+			c.rich.struck()
+		}
 		if news && !c.init.fd.Ended() {
 			c.s.events.publish(&shimapi.Event{Type: shimapi.Event_OOM, Id: c.id})
 		}

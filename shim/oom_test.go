@@ -22,11 +22,13 @@ func TestAKillIsFoundAfterTheScopeIsGone(t *testing.T) {
 		}
 	}
 	count(parent, 7) // of containers long gone
-	w, err := newOOMWatch(logrus.NewEntry(logrus.StandardLogger()))
+	log := logrus.NewEntry(logrus.StandardLogger())
+	files, err := newNotifier(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.close() // it loses the race: what it did not read is the case here
+	files.close() // the watch loses the race: what it did not read is the case here
+	w := newOOMWatch(files, log)
 	follow := func(name string) *container {
 		dir := filepath.Join(parent, name)
 		if err := os.Mkdir(dir, 0o700); err != nil {

@@ -71,6 +71,9 @@ func (c *container) update(ctx context.Context, resources []byte) error {
 	if err := c.demand("update", task.Created, task.Running, task.Paused); err != nil {
 		return err
 	}
+	if c.outer != nil {
+		return c.outer.update(c.id, &r)
+	}
 	config := c.lc.Config()
 	cgroup, limits := *config.Cgroups, *config.Cgroups.Resources
 	config.Cgroups = &cgroup

@@ -51,6 +51,7 @@ type Server struct {
 	startedAt time.Time
 	host      *host
 	events    *broker
+	files     *notifier
 	oom       *oomWatch
 	starts    chan struct{} // a slot for each create or exec under way
 	clients   *clients
@@ -73,13 +74,13 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	oom, err := newOOMWatch(o.Log)
+	files, err := newNotifier(o.Log)
 	if err != nil {
 		lock.Close()
 		return nil, err
 	}
 	return &Server{
-		dir: dir, log: o.Log, lock: lock, startedAt: time.Now(), host: newHost(o.Log), events: newBroker(), oom: oom,
+		dir: dir, log: o.Log, lock: lock, startedAt: time.Now(), host: newHost(o.Log), events: newBroker(), files: files, oom: newOOMWatch(files, o.Log),
 		// A start is bound by CPU; more at once only makes each slower.
 		starts:     make(chan struct{}, max(4, 4*runtime.NumCPU())),
 		containers: map[string]*container{},
@@ -133,7 +134,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.owns() { // else it may be another shim's
 		_ = os.Remove(s.dir.Socket())
 	}
-	s.oom.close()
+	s.files.close()
 	if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}

@@ -40,6 +40,11 @@ func (c *container) run() error {
 	}
 	c.init.io.start()
 	c.s.oom.follow(c)
+	if c.rich != nil {
+		if err := c.rich.start(); err != nil {
+			return err
+		}
+	}
 	now := time.Now() // before the program can be seen running, so that no child of it is older
 	if err := c.release(); err != nil {
 		c.mu.Lock()

@@ -17,4 +17,7 @@ const (
 	LaunchFile  = "launch" // pouch-init itself, as launcher
 	InitFile    = "init"   // pouch-init itself, as pid 1
 	PlanFile    = "plan.json"
+
+	// InitLog is in the bundle itself: what pid 1 prints, with its older part in InitLog.1.
+	InitLog = "init.log"
 )

@@ -16,8 +16,9 @@ type Run struct {
 	StartedAt time.Time
 	Ended     bool
 	EndedAt   time.Time
-	Code      int // 128+n for a signal n
-	Signal    int // 0: it exited
+	Code      int  // 128+n for a signal n
+	Signal    int  // 0: it exited
+	OOM       bool // the OOM killer struck in the application's own cgroup
 	// Failed says what could not be done before the program ran, with Errno; then nothing else but N is set.
 	Failed string
 	Errno  int
@@ -60,7 +61,7 @@ func (r *Record) line(line string) {
 	case scan(line, "failed %d %d %s", &n, &errno, &word):
 		r.add(Run{N: n, Failed: word, Errno: errno})
 	case scan(line, "end %d %s %d %d", &n, &word, &code, &at):
-		r.end(n, word, code, at)
+		r.end(n, word, code, at, strings.HasSuffix(line, " oom"))
 	case scan(line, "done %d %d", &code, &at):
 		r.Done, r.Code, r.DoneAt = true, code&0xff, time.Unix(0, at)
 	case scan(line, "unit %s", &word):
@@ -83,7 +84,7 @@ func (r *Record) add(run Run) {
 	r.Runs = append(r.Runs, run)
 }
 
-func (r *Record) end(n int, how string, code int, at int64) {
+func (r *Record) end(n int, how string, code int, at int64, oom bool) {
 	if len(r.Runs) == 0 {
 		return
 	}
@@ -91,7 +92,7 @@ func (r *Record) end(n int, how string, code int, at int64) {
 	if run.N != n || run.Ended || run.Failed != "" {
 		return
 	}
-	run.Ended, run.EndedAt, run.Code = true, time.Unix(0, at), code&0xff
+	run.Ended, run.EndedAt, run.Code, run.OOM = true, time.Unix(0, at), code&0xff, oom
 	if how == "signal" {
 		run.Signal, run.Code = code, 128+code&0x7f
 	}

@@ -93,14 +93,15 @@ func TestWordsThatNoProgramCanGet(t *testing.T) {
 
 func TestRecords(t *testing.T) {
 	for text, want := range map[string]Record{
-		"":                                   {},
-		"start 1 10 5\n":                     {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5)}}},
-		"start 1 10 5\nend 1 signal 9 7":     {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5)}}}, // half a line
-		"start 1 10 5\nend 1 signal 9 7\n":   {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5), Ended: true, EndedAt: time.Unix(0, 7), Signal: 9, Code: 137}}},
-		"failed 1 2 exec\ndone 127 8\n":      {Starts: 1, Runs: []Run{{N: 1, Failed: "exec", Errno: 2}}, Done: true, Code: 127, DoneAt: time.Unix(0, 8)},
-		"done 3 8\ndone 0 9\nstart 9 9 9\n":  {Done: true, Code: 3, DoneAt: time.Unix(0, 8)}, // the first word counts
-		"unit a.service\nnonsense\nunit b\n": {Units: []string{"a.service", "b"}},
-		"end 1 exit 0 7\ndone x\nunit\n\n":   {},
+		"":                                     {},
+		"start 1 10 5\n":                       {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5)}}},
+		"start 1 10 5\nend 1 signal 9 7":       {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5)}}}, // half a line
+		"start 1 10 5\nend 1 signal 9 7\n":     {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5), Ended: true, EndedAt: time.Unix(0, 7), Signal: 9, Code: 137}}},
+		"start 1 10 5\nend 1 signal 9 7 oom\n": {Starts: 1, Runs: []Run{{N: 1, PID: 10, StartedAt: time.Unix(0, 5), Ended: true, EndedAt: time.Unix(0, 7), Signal: 9, Code: 137, OOM: true}}},
+		"failed 1 2 exec\ndone 127 8\n":        {Starts: 1, Runs: []Run{{N: 1, Failed: "exec", Errno: 2}}, Done: true, Code: 127, DoneAt: time.Unix(0, 8)},
+		"done 3 8\ndone 0 9\nstart 9 9 9\n":    {Done: true, Code: 3, DoneAt: time.Unix(0, 8)}, // the first word counts
+		"unit a.service\nnonsense\nunit b\n":   {Units: []string{"a.service", "b"}},
+		"end 1 exit 0 7\ndone x\nunit\n\n":     {},
 	} {
 		got := ParseRecord([]byte(text))
 		if got.Done != want.Done || got.Code != want.Code || !got.DoneAt.Equal(want.DoneAt) || got.Starts != want.Starts || len(got.Runs) != len(want.Runs) || strings.Join(got.Units, ",") != strings.Join(want.Units, ",") {

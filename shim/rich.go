@@ -1,0 +1,242 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+const (
+	// alonePoll is how often an init that never ends by itself is looked at during its shutdown: nothing tells that it is the
+	// last process.
+	alonePoll = 20 * time.Millisecond
+	// oomSettle is how long after a kill by the OOM killer an application that goes on was not meant by it.
+	oomSettle = 200 * time.Millisecond
+	// unitFailedCode is the exit code of a container that a watched unit's failure ended.
+	unitFailedCode = 1
+	// neverStartedCode stands for an application whose init ended well before it was started.
+	neverStartedCode = 255
+)
+
+// rich watches over a container whose pid 1 is a real init and whose application is one of its services. The container's
+// end is decided by the launcher's record: then the init is told to shut down, and the exit code is the application's.
+type rich struct {
+	c       *container
+	plan    richrun.Plan
+	control *os.File
+	watch   int32
+	news    chan struct{} // the record has changed, or something else to look at
+	quit    chan struct{} // pid 1 has ended
+	over    sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	stops   int    // asked for by the client
+	oomSeen uint64 // kills in the container that did not end the application
+	oomRun  int    // number of the start that the OOM killer ended
+}
+
+// newRich is nil for a plain container.
+func newRich(c *container) (*rich, error) {
+	plan, err := richrun.ReadPlan(c.bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if plan.Shutdown < 1 || plan.Shutdown > 64 || plan.ShutdownTimeout < 0 {
+		return nil, fmt.Errorf("plan of container %s: signal %d, timeout %s: %w", c.id, plan.Shutdown, plan.ShutdownTimeout, errdefs.ErrInvalidArgument)
+	}
+	return &rich{c: c, plan: plan, watch: -1, news: make(chan struct{}, 1), quit: make(chan struct{})}, nil
+}
+
+// start begins to watch, before the init runs.
+func (r *rich) start() (err error) {
+	dir := filepath.Join(r.c.bundle, richrun.Dir)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("the init of container %s has ended: %w", r.c.id, errdefs.ErrFailedPrecondition)
+	}
+	if r.control, err = openFIFO(filepath.Join(dir, richrun.ControlFIFO), unix.O_RDWR, false); err != nil {
+		return err
+	}
+	if r.watch, err = r.c.s.files.watch(filepath.Join(dir, richrun.RecordFile), func() { signal(r.news) }); err != nil {
+		return err
+	}
+	r.over.Go(r.run)
+	return nil
+}
+
+// run waits until the container is to end, and ends it.
+func (r *rich) run() {
+	for !r.finished(r.read()) {
+		select {
+		case <-r.news:
+		case <-r.quit:
+			return
+		}
+	}
+	r.shutDown()
+}
+
+// read gives the record. One that cannot be read has nothing in it: it is on tmpfs.
+func (r *rich) read() richrun.Record {
+	record, err := richrun.ReadRecord(r.c.bundle)
+	if err != nil {
+		r.c.log.WithError(err).Error("the launcher's record")
+	}
+	r.accountOOM(record)
+	return record
+}
+
+// finished says whether nothing more is to be waited for: the application is done, a watched unit has failed, or the client
+// has asked twice, or before there was an application.
+func (r *rich) finished(record richrun.Record) bool {
+	r.mu.Lock()
+	stops := r.stops
+	r.mu.Unlock()
+	_, running := record.Running()
+	return record.Done || r.failedUnit(record) || stops > 1 || stops == 1 && !running
+}
+
+func (r *rich) failedUnit(record richrun.Record) bool {
+	return slices.ContainsFunc(record.Units, func(u string) bool { return slices.Contains(r.plan.WatchUnits, u) })
+}
+
+// stop passes the client's stop signal to the application. Asking again shuts the init down, whatever the application does.
+func (r *rich) stop(s unix.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.control == nil {
+		return fmt.Errorf("container %s has not been started: %w", r.c.id, errdefs.ErrFailedPrecondition)
+	}
+	r.stops++
+	defer signal(r.news)
+	// A FIFO that is full has stops enough in it: the launcher is not there to read them.
+	if _, err := fmt.Fprintf(r.control, "stop %d\n", s); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("stop the application of container %s: %w", r.c.id, err)
+	}
+	return nil
+}
+
+// shutDown makes the init end its services and itself; past the timeout everything is killed.
+func (r *rich) shutDown() {
+	if err := r.c.init.fd.Signal(unix.Signal(r.plan.Shutdown)); err != nil && !r.c.init.fd.Ended() {
+		r.c.log.WithError(err).Error("cannot tell the init to shut down")
+	}
+	late := time.NewTimer(r.plan.ShutdownTimeout)
+	defer late.Stop()
+	var look <-chan time.Time
+	if r.plan.KillWhenAlone {
+		t := time.NewTicker(alonePoll)
+		defer t.Stop()
+		look = t.C
+	}
+	for waiting := true; waiting; {
+		select {
+		case <-r.quit:
+			return
+		case <-look:
+			pids, err := r.c.tree.Pids()
+			waiting = err != nil || len(pids) > 1
+		case <-late.C:
+			r.c.log.WithField("timeout", r.plan.ShutdownTimeout).Warn("the init has not shut down in time, it is killed")
+			waiting = false
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	_ = r.c.init.fd.Signal(unix.SIGKILL)
+	r.c.tree.Thaw()
+	if err := r.c.tree.Kill(ctx); err != nil {
+		r.c.log.WithError(err).Error("processes of an ended container stay")
+	}
+}
+
+// close ends the watching: pid 1 has ended.
+func (r *rich) close() {
+	close(r.quit)
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
+	r.over.Wait()
+	r.c.s.files.unwatch(r.watch)
+	if r.control != nil {
+		_ = r.control.Close()
+	}
+}
+
+// exit gives the application's end in place of pid 1's.
+func (r *rich) exit(init task.Exit) task.Exit {
+	record := r.read()
+	r.mu.Lock()
+	stops, oomRun := r.stops, r.oomRun
+	r.mu.Unlock()
+	end := task.Exit{ExitedAt: init.ExitedAt}
+	last := richrun.Run{}
+	if n := len(record.Runs); n > 0 {
+		last = record.Runs[n-1]
+	}
+	switch {
+	case record.Done:
+		end.Code = uint32(record.Code)
+	case r.failedUnit(record):
+		end.Code = unitFailedCode
+	case last.Ended:
+		end.Code = uint32(last.Code)
+	case last.N > 0: // it went with pid 1
+		end.Code = 128 + uint32(unix.SIGKILL)
+	case stops > 0:
+		end.Code = 128 + uint32(unix.SIGTERM)
+	case init.Code != 0:
+		end.Code = init.Code
+	default:
+		end.Code = neverStartedCode
+	}
+	end.OOMKilled = last.N > 0 && last.Signal == int(unix.SIGKILL) && (last.OOM || oomRun == last.N)
+	return end
+}
+
+// struck notes that the OOM killer ended a process of the container. An application that still runs a while later was not
+// the one.
+func (r *rich) struck() {
+	time.AfterFunc(oomSettle, func() {
+		record, err := richrun.ReadRecord(r.c.bundle)
+		if _, running := record.Running(); err != nil || !running {
+			return
+		}
+		kills := r.c.s.oom.count(r.c)
+		r.mu.Lock()
+		r.oomSeen = kills
+		r.mu.Unlock()
+	})
+}
+
+// accountOOM finds out whether the OOM killer ended the application. Where that has a cgroup of its own its launcher knows;
+// elsewhere a kill that nobody else accounts for counts as its, if it died of SIGKILL.
+func (r *rich) accountOOM(record richrun.Record) {
+	if len(record.Runs) == 0 {
+		return
+	}
+	last := record.Runs[len(record.Runs)-1]
+	kills := r.c.s.oom.count(r.c)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last.Signal == int(unix.SIGKILL) && kills > r.oomSeen {
+		r.oomRun, r.oomSeen = last.N, kills
+	}
+}

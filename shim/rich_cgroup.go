@@ -1,0 +1,108 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// innerCgroup is the name of the cgroup that an init gets for itself, below the one that has the limits.
+const innerCgroup = "inner"
+
+// outerCgroup is the one with the limits, where the container's processes live in another below it.
+type outerCgroup struct {
+	manager cgroups.Manager
+	config  *cgroups.Cgroup
+}
+
+// update changes limits; what r leaves out stays as it is. Device rules are not part of it.
+func (o *outerCgroup) update(id string, r *specs.LinuxResources) error {
+	limits := *o.config.Resources
+	merge(&limits, r)
+	limits.SkipDevices = true
+	if err := o.manager.Set(&limits); err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	limits.SkipDevices = false
+	o.config.Resources = &limits
+	return nil
+}
+
+// delegate makes the cgroups that an init is to manage before the container exists, so that they belong to the container's
+// root when the init mounts them. On cgroup v2 the init's cgroup lies below the one with the limits: root of the container
+// could lift those of the cgroup that it sees as the root. systemd as the node's driver mounts the hierarchy so that the
+// kernel itself refuses that (nsdelegate, cgroups(7)), and has no room for another level in its scopes.
+func (c *container) delegate(config *configs.Config) error {
+	if c.rich == nil || c.options.GetSystemdCgroup() {
+		return nil
+	}
+	m, err := manager.New(config.Cgroups)
+	if err == nil {
+		err = m.Apply(-1)
+	}
+	if err != nil {
+		return fmt.Errorf("make cgroup: %w", err)
+	}
+	for _, hierarchy := range []string{"", "name=systemd"} {
+		folder := c.tree[hierarchy]
+		if folder == "" {
+			continue
+		}
+		if hierarchy == "" && len(c.tree) == 1 {
+			if folder, err = c.makeInner(config, m); err != nil {
+				return err
+			}
+		}
+		if err := c.hand(folder); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeInner gives the limits to the outer cgroup and leads the container into the inner one.
+func (c *container) makeInner(config *configs.Config, outer cgroups.Manager) (string, error) {
+	if err := outer.Set(config.Cgroups.Resources); err != nil {
+		return "", fmt.Errorf("limit cgroup: %w", err)
+	}
+	c.outer = &outerCgroup{outer, config.Cgroups}
+	inner := *config.Cgroups
+	inner.Path = filepath.Join(outer.Path(""), innerCgroup)
+	if relative, err := filepath.Rel(cgroupRoot, inner.Path); err == nil {
+		inner.Path = "/" + relative
+	}
+	inner.Resources = &cgroups.Resources{SkipDevices: true}
+	config.Cgroups = &inner
+	m, err := manager.New(&inner)
+	if err == nil {
+		err = m.Apply(-1)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make inner cgroup: %w", err)
+	}
+	return m.Path(""), nil
+}
+
+// cgroupRoot is where libcontainer looks for cgroup v2; its paths count from there.
+const cgroupRoot = "/sys/fs/cgroup"
+
+// hand gives a cgroup to the container's root, with the files that a delegation comprises (cgroups(7)).
+func (c *container) hand(folder string) error {
+	if c.rich.plan.OwnerUID == 0 && c.rich.plan.OwnerGID == 0 {
+		return nil
+	}
+	for _, name := range []string{"", "cgroup.procs", "tasks", "cgroup.threads", "cgroup.subtree_control"} {
+		err := os.Lchown(filepath.Join(folder, name), c.rich.plan.OwnerUID, c.rich.plan.OwnerGID)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delegate cgroup: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/boundlog"
+	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+)
+
+// initLogMax bounds what is kept of an init's own words, as that of one file of two.
+const initLogMax = 256 << 10
+
+// richStreams are those of a rich container without a terminal. The log and the attached clients have the application's
+// streams, FIFOs in the bundle that the launcher opens in the container; what the init itself prints goes to a bounded file.
+type richStreams struct {
+	followers []*follower
+	// held are ends of the FIFOs that stand in for the application's until it has opened its own.
+	writers []*os.File
+	reader  *os.File
+	stdin   inlet
+	initLog *boundlog.File
+}
+
+// newRichStreams opens the FIFOs of the bundle and gives the init a FIFO of its own in dir.
+func newRichStreams(bundle, dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, theirs *childFiles, err error) {
+	r, theirs := &richStreams{}, &childFiles{}
+	defer func() {
+		if err != nil {
+			theirs.close()
+			r.close()
+		}
+	}()
+	for name, file := range map[string]string{"stdout": richrun.StdoutFIFO, "stderr": richrun.StderrFIFO} {
+		path := filepath.Join(bundle, richrun.Dir, file)
+		reader, err := openFIFO(path, unix.O_RDONLY, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		stream := log.Stream(name)
+		r.followers = append(r.followers, newFollower(reader, to.tee(name, stream), stream.End))
+		writer, err := openFIFO(path, unix.O_WRONLY, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		r.writers = append(r.writers, writer)
+	}
+	if stdin {
+		if err := r.openStdin(filepath.Join(bundle, richrun.Dir, richrun.StdinFIFO)); err != nil {
+			return nil, nil, err
+		}
+	}
+	if r.initLog, err = boundlog.Open(filepath.Join(bundle, richrun.InitLog), initLogMax); err != nil {
+		return nil, nil, err
+	}
+	ours, child, err := outputFIFO(filepath.Join(dir, "init"))
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs.add(child)
+	lp.Stdout, lp.Stderr = child, child
+	r.followers = append(r.followers, newFollower(ours, r.initLog, func() { _ = r.initLog.Close() }))
+	return r, theirs, nil
+}
+
+func (r *richStreams) openStdin(path string) (err error) {
+	if r.reader, err = openFIFO(path, unix.O_RDONLY, false); err != nil {
+		return err
+	}
+	if r.stdin.base, err = openFIFO(path, unix.O_WRONLY, false); err != nil {
+		return fmt.Errorf("stdin: %w", err)
+	}
+	r.stdin.owned = true
+	return nil
+}
+
+func (r *richStreams) start() {
+	for _, f := range r.followers {
+		f.start()
+	}
+}
+
+func (r *richStreams) drain() {
+	r.letGo()
+	deadline := time.Now().Add(drainLimit)
+	for _, f := range r.followers {
+		f.finish(deadline)
+	}
+	_ = r.closeStdin()
+}
+
+// letGo closes the stand-ins: the end of the application's processes is then the end of the streams.
+func (r *richStreams) letGo() {
+	for _, w := range r.writers {
+		_ = w.Close()
+	}
+	r.writers = nil
+	if r.reader != nil {
+		_ = r.reader.Close()
+		r.reader = nil
+	}
+}
+
+func (r *richStreams) close() {
+	r.letGo()
+	for _, f := range r.followers {
+		_ = f.from.Close()
+	}
+	_ = r.closeStdin()
+	if r.initLog != nil {
+		_ = r.initLog.Close()
+	}
+}
+
+func (r *richStreams) closeStdin() error { return r.stdin.close() }
+
+func (r *richStreams) input() *inlet { return &r.stdin }
+
+func (r *richStreams) resize(uint16, uint16) error { return errNoTerminal }
