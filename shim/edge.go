@@ -46,6 +46,11 @@ func within(limit time.Duration, what string, late func(), fn func() error) (aft
 	var result error
 	go func() {
 		defer close(done)
+		defer func() { // a panic here would end the containers of the node
+			if p := recover(); p != nil {
+				result = fmt.Errorf("the shim failed inside a %s: %v\n%s: %w", what, p, debug.Stack(), errdefs.ErrInternal)
+			}
+		}()
 		result = fn()
 	}()
 	timer := time.NewTimer(limit)

@@ -44,6 +44,7 @@ type rich struct {
 	mu      sync.Mutex
 	closed  bool
 	stops   int    // asked for by the client
+	byUnit  bool   // a watched unit's failure began the shutdown
 	oomSeen uint64 // kills in the container that did not end the application
 	oomRun  int    // number of the start that the OOM killer ended
 }
@@ -83,13 +84,18 @@ func (r *rich) start() (err error) {
 
 // run waits until the container is to end, and ends it.
 func (r *rich) run() {
-	for !r.finished(r.read()) {
+	record := r.read()
+	for !r.finished(record) {
 		select {
 		case <-r.news:
 		case <-r.quit:
 			return
 		}
+		record = r.read()
 	}
+	r.mu.Lock()
+	r.byUnit = !record.Done && r.failedUnit(record)
+	r.mu.Unlock()
 	r.shutDown()
 }
 
@@ -184,7 +190,7 @@ func (r *rich) close() {
 func (r *rich) exit(init task.Exit) task.Exit {
 	record := r.read()
 	r.mu.Lock()
-	stops, oomRun := r.stops, r.oomRun
+	stops, byUnit, oomRun := r.stops, r.byUnit, r.oomRun
 	r.mu.Unlock()
 	end := task.Exit{ExitedAt: init.ExitedAt}
 	last := richrun.Run{}
@@ -192,10 +198,10 @@ func (r *rich) exit(init task.Exit) task.Exit {
 		last = record.Runs[n-1]
 	}
 	switch {
+	case byUnit:
+		end.Code = unitFailedCode
 	case record.Done:
 		end.Code = uint32(record.Code)
-	case r.failedUnit(record):
-		end.Code = unitFailedCode
 	case last.Ended:
 		end.Code = uint32(last.Code)
 	case last.N > 0: // it went with pid 1

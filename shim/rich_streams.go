@@ -29,7 +29,7 @@ type richStreams struct {
 }
 
 // newRichStreams opens the FIFOs of the bundle and gives the init a FIFO of its own in dir.
-func newRichStreams(bundle, dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, theirs *childFiles, err error) {
+func newRichStreams(bundle, dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, _ *childFiles, err error) {
 	r, theirs := &richStreams{}, &childFiles{}
 	defer func() {
 		if err != nil {

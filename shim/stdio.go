@@ -23,7 +23,7 @@ type fifos struct {
 }
 
 // newFIFOs makes the FIFOs in dir and sets the process's streams to them.
-func newFIFOs(dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *fifos, theirs *childFiles, err error) {
+func newFIFOs(dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *fifos, _ *childFiles, err error) {
 	f, theirs := &fifos{}, &childFiles{}
 	defer func() {
 		if err != nil {
@@ -140,8 +140,8 @@ var errNoTerminal = fmt.Errorf("the process has no terminal: %w", errdefs.ErrFai
 type direct struct{}
 
 // newDirect opens the caller's FIFOs for the process. The caller must have opened its ends before.
-func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ streams, theirs *childFiles, err error) {
-	theirs = &childFiles{}
+func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ streams, _ *childFiles, err error) {
+	theirs := &childFiles{}
 	defer func() {
 		if err != nil {
 			theirs.close()
