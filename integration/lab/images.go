@@ -90,6 +90,20 @@ func Layer(files ...File) (v1.Layer, error) {
 		tarball.WithMediaType(types.OCILayer))
 }
 
+// FIFOLayer makes a layer with a FIFO of that path.
+func FIFOLayer(name string) (v1.Layer, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, ModTime: builtAt, Typeflag: tar.TypeFifo}); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	raw := buf.Bytes()
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }, tarball.WithMediaType(types.OCILayer))
+}
+
 const passwdFile = `root:x:0:0:root:/root:/bin/sh
 daemon:x:1:1:daemon:/usr/sbin:/bin/false
 app:x:1000:1000:an application:/home/app:/bin/sh

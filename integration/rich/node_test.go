@@ -22,9 +22,6 @@ import (
 
 const prefix = "rich.cri-pouch.io/"
 
-// path is what an image's configuration gives as PATH.
-const path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // boot is how long an init may take until the application's first line.
 const boot = 30 * time.Second
 
@@ -240,4 +237,8 @@ func refused(t testing.TB, p *harness.Pod, code codes.Code, c *runtime.Container
 			t.Errorf("%s: error is %q, wanted %q in it", c.Metadata.Name, err, part)
 		}
 	}
+}
+
+func versionFile(version string) lab.File {
+	return lab.File{Name: "version", Content: []byte(version + "\n")}
 }

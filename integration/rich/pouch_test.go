@@ -1,0 +1,212 @@
+package rich
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"google.golang.org/grpc/codes"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
+)
+
+// The defects of PouchContainer's rich mode that other tests do not name: that CMD ran without environment, output, exit
+// code and quoting is in app_test.go; SIGRTMIN+3, tmpfs and machine-id are in systemd_test.go.
+
+func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
+	n := harness.Start(t)
+	for manner, image := range map[string]string{"systemd": "systemd", "sbin-init": "busybox"} {
+		t.Run(manner, func(t *testing.T) {
+			ref := push(t, n, image, "variables", func(c *v1.ConfigFile) {
+				c.Config.Env = append(c.Config.Env, "rich_mode=true", "rich_mode_launch_manner="+manner)
+			})
+			need(t, n, manner, ref)
+			c := n.RunPod(t).Run(t, "app", probe(ref, "say=up", "wait", "exit=3"))
+			c.AwaitLine(t, boot, "up")
+			if got := c.Exec(t, "cat", "/proc/1/comm"); got != "systemd\n" && got != "init\n" {
+				t.Errorf("pid 1 is %s", got)
+			}
+			c.Stop(t, 20)
+			if s := c.Status(t); s.ExitCode != 3 {
+				t.Errorf("code %d", s.ExitCode)
+			}
+		})
+	}
+}
+
+func TestAnImagesLabelChoosesTheMode(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "label", func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{"io.cri-pouch.rich.mode": "systemd"} })
+	need(t, n, "systemd", ref)
+	p := n.RunPod(t, pod("", "mode.plain", "none"))
+	rich, plain := p.Run(t, "app", probe(ref, "wait")), p.Run(t, "plain", probe(ref, "wait"))
+	rich.AwaitLine(t, boot, "waiting")
+	plain.AwaitLine(t, boot, "waiting")
+	if got := rich.Exec(t, "cat", "/proc/1/comm"); got != "systemd\n" {
+		t.Errorf("pid 1 of the rich container is %s", got)
+	}
+	if got := plain.Exec(t, "cat", "/proc/1/comm"); got != "probe\n" {
+		t.Errorf("pid 1 of the plain one is %s", got)
+	}
+}
+
+// The image's command, not only the pod's, is the application.
+func TestTheImagesOwnCommandIsTheApplication(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "command", func(c *v1.ConfigFile) {
+		c.Config.Entrypoint, c.Config.Cmd = []string{lab.Probe, "report", "say=reported"}, []string{"--", "of the image"}
+		c.Config.Env = append(c.Config.Env, "OF=the image")
+		c.Config.WorkingDir = "/srv"
+	})
+	need(t, n, "systemd", ref)
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", image(ref), func(c *runtime.ContainerConfig) { c.Command = nil })
+	r := readReport(t, c)
+	if got := words(r.Args); strings.Join(got[1:], "|") != "report|say=reported|--|of the image" || r.Dir != "/srv" || !strings.Contains(strings.Join(words(r.Env), "\n"), "OF=the image") {
+		t.Errorf("%q in %s", got, r.Dir)
+	}
+}
+
+// Its unit was written into the image's multi-user.target.wants, which need not be there.
+func TestAnImageWithoutWantsFolder(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "no-wants", nil, lab.File{Name: "etc/systemd/system/.wh.multi-user.target.wants"})
+	need(t, n, "systemd", ref)
+	if text, code := n.RunPod(t, pod("systemd")).RunToEnd(t, "app", probe(ref, "say=up", "exit=3")); text != "up\n" || code != 3 {
+		t.Errorf("code %d, log %q", code, text)
+	}
+}
+
+// What the init needs of us is mounted or lies on a tmpfs: the image's folders hold nothing of it.
+func TestTheImagesFilesAreLeftAlone(t *testing.T) {
+	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
+		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "exit=0"))
+		c.AwaitLine(t, boot, "waiting")
+		// A mount of ours over a file of the image is on another device.
+		script := `find /etc /lib/ /usr/lib /sbin/ -xdev -type f -size -1000k ! -path '*/perl*' -exec grep -l 'run/[.]pouch' {} + 2>/dev/null; find /etc -xdev -name '*pouch*' -type f`
+		if _, out := exec(t, c, "sh", "-c", script); without(out, "/etc/inittab", "/etc/profile.d/pouchenv.sh") != "" {
+			t.Errorf("these files are ours: %s", out)
+		}
+		c.Stop(t, 20)
+	})
+}
+
+// without leaves out the lines of files that are mounted: a mounted file is listed with the folder that it is in.
+func without(lines string, mounted ...string) string {
+	var rest []string
+	for _, line := range strings.Fields(lines) {
+		if !slices.Contains(mounted, line) {
+			rest = append(rest, line)
+		}
+	}
+	return strings.Join(rest, " ")
+}
+
+// Values that hold quotes, equals signs and newlines reach login shells; PouchContainer dropped or broke them.
+func TestLoginShellsSeeTheExactEnvironment(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "1", nil)
+	need(t, n, "systemd", ref)
+	values := map[string]string{"EQUALS": "a=b=c", "QUOTES": `'"` + "`id`$(id)", "LINES": "one\ntwo", "EMPTY": "", "PERCENT": "%n %%", "UNICODE": "é", "SPACES": "  two  "}
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
+		for k, v := range values {
+			c.Envs = append(c.Envs, variable(k, v))
+		}
+		// No shell can have it, and none must stumble over it.
+		c.Envs = append(c.Envs, variable("not-a-name", "x"))
+	})
+	c.AwaitLine(t, boot, "waiting")
+	for k, want := range values {
+		r, err := n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"env", "-i", "sh", "-lc", `printf %s "$` + k + `"`}, Timeout: 20})
+		if err != nil || string(r.Stdout) != want || r.ExitCode != 0 || len(r.Stderr) > 0 {
+			t.Errorf("%s is %q, wanted %q (code %d, %s, %v)", k, r.GetStdout(), want, r.GetExitCode(), r.GetStderr(), err)
+		}
+	}
+	if _, mode := exec(t, c, "stat", "-c", "%a %u", "/etc/profile.d/pouchenv.sh"); mode != "644 0" {
+		t.Errorf("the file is %s", mode)
+	}
+}
+
+func TestOneContainerOfThePodIsRich(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "busybox", "1", nil)
+	need(t, n, "sbin-init", ref)
+	p := n.RunPod(t, pod("", "mode.rich", "sbin-init"))
+	rich, plain := p.Run(t, "rich", probe(ref, "wait", "exit=2")), p.Run(t, "plain", probe(ref, "wait", "exit=3"))
+	rich.AwaitLine(t, boot, "waiting")
+	plain.AwaitLine(t, boot, "waiting")
+	if a, b := rich.Exec(t, "cat", "/proc/1/comm"), plain.Exec(t, "cat", "/proc/1/comm"); a != "init\n" || b != "probe\n" {
+		t.Errorf("pid 1 is %q and %q", a, b)
+	}
+	rich.Stop(t, 20)
+	if s := plain.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the other container is %s", s.State)
+	}
+}
+
+func TestContradictionsAreRefused(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "busybox", "1", nil)
+	need(t, n, "sbin-init", ref)
+	for name, test := range map[string]struct{ pairs, parts []string }{
+		"unknown mode":        {[]string{"mode", "upstart"}, []string{prefix + "mode", "upstart", "systemd, sbin-init, dumb-init"}},
+		"unknown policy":      {[]string{"mode", "sbin-init", "restart", "sometimes"}, []string{prefix + "restart", "sometimes"}},
+		"negative limit":      {[]string{"mode", "sbin-init", "restart", "always", "restart-limit", "-1"}, []string{prefix + "restart-limit"}},
+		"endless shutdown":    {[]string{"mode", "sbin-init", "shutdown-timeout", "1000h"}, []string{prefix + "shutdown-timeout"}},
+		"after in sbin-init":  {[]string{"mode", "sbin-init", "after", "basic.target"}, []string{prefix + "after", "sbin-init"}},
+		"no unit's name":      {[]string{"mode", "systemd", "watch-units", "../../etc/passwd"}, []string{prefix + "watch-units"}},
+		"unknown annotation":  {[]string{"mode", "sbin-init", "restrat", "always"}, []string{prefix + "restrat"}},
+		"restarts of nothing": {[]string{"mode", "sbin-init", "restart-limit", "3"}, []string{prefix + "restart-limit", prefix + "restart"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// A pod like that cannot even be made, or none of its containers can.
+			r, err := n.Daemon.Runtime.RunPodSandbox(harness.Context(t), &runtime.RunPodSandboxRequest{Config: n.PodConfig(t, pod("", test.pairs...))})
+			if err == nil {
+				p := &harness.Pod{ID: r.PodSandboxId, Config: n.PodConfig(t, pod("", test.pairs...)), Node: n}
+				t.Cleanup(func() { p.Remove(t) })
+				refused(t, p, codes.InvalidArgument, p.ContainerConfig("app", probe(ref, "exit=0")), test.parts...)
+				return
+			}
+			for _, part := range test.parts {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("error is %q, wanted %q in it", err, part)
+				}
+			}
+		})
+	}
+}
+
+// Its own settings make a real tty of the application's.
+func TestATerminal(t *testing.T) {
+	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
+		c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo a terminal; exit 4"), func(c *runtime.ContainerConfig) { c.Tty = true })
+		text, code := c.Ended(t)
+		if code != 4 || !strings.Contains(text, "a terminal") {
+			t.Errorf("code %d, log %q", code, text)
+		}
+	})
+}
+
+// The daemon's death is not noticed inside, and what it missed is told afterwards.
+func TestTheDaemonsDeathIsNotNoticedInside(t *testing.T) {
+	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
+		p := n.RunPod(t, pod(m.mode))
+		stays, ends := p.Run(t, "stays", probe(ref, "wait", "exit=7")), p.Run(t, "ends", probe(ref, "wait", "exit=6"))
+		stays.AwaitLine(t, boot, "waiting")
+		ends.AwaitLine(t, boot, "waiting")
+		ends.Exec(t, "sh", "-c", "(sleep 1; kill -USR1 $(pidof probe)) >/dev/null 2>&1 &")
+		n.KillDaemon(t)
+		ends.AwaitLine(t, 10*time.Second, "asked 10")
+		n.StartDaemon(t)
+		if _, code := ends.Ended(t); code != 6 {
+			t.Errorf("the one that ended meanwhile has code %d", code)
+		}
+		stays.Stop(t, 20)
+		if _, code := stays.Ended(t); code != 7 {
+			t.Errorf("the one that stayed has code %d", code)
+		}
+	})
+}
