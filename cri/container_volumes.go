@@ -20,8 +20,9 @@ import (
 type wantedVolume struct {
 	path string
 	// by says who asks for it; empty: only a predecessor had it.
-	by string
-	at string // where it leads in the root filesystem
+	by  string
+	had bool   // a predecessor had it
+	at  string // where it leads in the root filesystem
 }
 
 // imageVolumes gives the image's VOLUMEs, sorted. A relative one counts from the root.
@@ -36,7 +37,7 @@ func imageVolumes(img snapshot.Image) ([]wantedVolume, error) {
 			return fmt.Errorf("VOLUME %.200q of image %s %s: use another image, or annotate the pod with %s: %s: %w",
 				v, img.ID, fmt.Sprintf(format, args...), volumesAnnotation, volumesFresh, errdefs.ErrInvalidArgument)
 		}
-		if err := checkText("VOLUME", v, maxPath); err != nil {
+		if err := checkText("VOLUME", v, maxVolumePath); err != nil {
 			return nil, bad("is impossible (%v)", err)
 		}
 		p := path.Join("/", v)
@@ -105,6 +106,7 @@ func (s *Service) wantedVolumes(ctx context.Context, sb model.Sandbox, cfg model
 	var out []wantedVolume
 	for _, w := range all {
 		if !slices.ContainsFunc(out, func(o wantedVolume) bool { return o.path == w.path }) {
+			w.had = slices.Contains(known, w.path)
 			out = append(out, w)
 		}
 	}
@@ -135,17 +137,26 @@ func (s *Service) placeVolumes(rec model.Container, wanted []wantedVolume, rootf
 			continue
 		}
 		place, err := s.Volumes.Resolve(rootfs, w.path)
+		if err != nil && w.by == "" {
+			log.WithError(err).Warn("a volume of the container's predecessors cannot be mounted; it is kept")
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("volume %s (%s) of container %q: %w", w.path, w.by, rec.Config.Name, err)
 		}
 		w.at = place.Path
 		kernel := kernelPath(w.at)
+		same := slices.IndexFunc(out, func(o wantedVolume) bool { return o.at == w.at })
 		switch {
 		case slices.ContainsFunc(covering, func(m string) bool { return covers(m, w.at) }):
 			log.Debug("no volume: a mount of the pod covers the place that it leads to")
 			continue
-		case slices.ContainsFunc(out, func(o wantedVolume) bool { return o.at == w.at }):
-			log.Debugf("no volume: another one is at %s already", w.at)
+		case same >= 0 && w.had && !out[same].had:
+			log.Debugf("no volume %s: it would hide this one, which a predecessor had", out[same].path)
+			out[same] = w
+			continue
+		case same >= 0:
+			log.Debugf("no volume: %s leads to the same place", out[same].path)
 			continue
 		case w.by == "" && (place.Kind == snapshot.PlaceOther || w.at == "/" || kernel != ""):
 			log.Warn("a volume of the container's predecessors cannot be mounted, its image has something else there; it is kept")

@@ -31,6 +31,9 @@ func (f *shelfOfVolumes) Paths(context.Context, string, string) ([]string, error
 }
 
 func (f *shelfOfVolumes) Resolve(_, path string) (snapshot.Place, error) {
+	if strings.HasPrefix(path, "/loop") {
+		return snapshot.Place{}, fmt.Errorf("in a circle: %w", errdefs.ErrInvalidArgument)
+	}
 	if p, ok := f.places[path]; ok {
 		return p, nil
 	}
@@ -61,6 +64,7 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		mounts   []string
 		places   map[string]snapshot.Place
 		want     []string // places of the mounts, in their order
+		paths    []string // that are prepared, where that needs to be told
 		mention  string   // of the error
 	}{
 		{name: "none"},
@@ -75,10 +79,12 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		{name: "a mount at the place that it leads to", declared: []string{"/var/run/x"}, mounts: []string{"/run"}, places: map[string]snapshot.Place{"/var/run/x": folder("/run/x")}},
 		{name: "a mount that leads there", declared: []string{"/run/x"}, mounts: []string{"/var/run"}, places: map[string]snapshot.Place{"/var/run": folder("/run")}},
 		{name: "two paths to one place", declared: []string{"/run", "/var/run"}, places: map[string]snapshot.Place{"/var/run": folder("/run")}, want: []string{"/run"}},
+		{name: "two paths to one place, of which a predecessor had the second", declared: []string{"/run", "/var/run"}, before: []string{"/var/run"},
+			places: map[string]snapshot.Place{"/var/run": folder("/run")}, want: []string{"/run"}, paths: []string{"/var/run"}},
 		{name: "a symlink", declared: []string{"/link"}, places: map[string]snapshot.Place{"/link": folder("/srv/data")}, want: []string{"/srv/data"}},
 		{name: "what the kernel fills", declared: []string{"/sys/fs/cgroup", "/dev/shm", "/proc/x", "/run"}, want: []string{"/run"}},
 		{name: "files that we mount", persist: []string{"/etc/hosts", "/etc"}, declared: []string{"/etc/resolv.conf"}, want: []string{"/etc"}},
-		{name: "former ones that no longer fit", before: []string{"/file", "/slash", "/kernel", "/fine"},
+		{name: "former ones that no longer fit", before: []string{"/file", "/slash", "/kernel", "/fine", "/loop"},
 			places: map[string]snapshot.Place{"/file": other("/file"), "/slash": folder("/"), "/kernel": folder("/proc")}, want: []string{"/fine"}},
 
 		{name: "VOLUME /", declared: []string{"/"}, mention: `VOLUME "/"`},
@@ -91,6 +97,7 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		{name: "a file that is persisted", persist: []string{"/etc/passwd"}, places: map[string]snapshot.Place{"/etc/passwd": other("/etc/passwd")}, mention: "annotation " + persistAnnotation},
 		{name: "a symlink to the root", persist: []string{"/slash"}, places: map[string]snapshot.Place{"/slash": folder("/")}, mention: "leads to / in the image"},
 		{name: "a symlink to the kernel's", persist: []string{"/p"}, places: map[string]snapshot.Place{"/p": folder("/proc/self")}, mention: "leads to /proc/self"},
+		{name: "symlinks in a circle", persist: []string{"/loop/x"}, mention: "/loop/x (annotation"},
 		{name: "too many", declared: many, mention: "declares 65 VOLUMEs"},
 		{name: "too many together", declared: many[:40], persist: many[40:], mention: "65 volumes"},
 	} {
@@ -119,6 +126,9 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		}
 		if err != nil || !slices.Equal(at, test.want) {
 			t.Errorf("%s: volumes at %q, %v; want %q", test.name, at, err, test.want)
+		}
+		if test.paths != nil && !slices.Equal(shelf.prepared.Paths, test.paths) {
+			t.Errorf("%s: paths are %q, want %q", test.name, shelf.prepared.Paths, test.paths)
 		}
 		if len(test.want) == 0 && shelf.prepared != nil {
 			t.Errorf("%s: volumes are prepared for nothing", test.name)

@@ -24,6 +24,8 @@ const (
 	volumesFresh = "fresh"
 	// maxVolumes bounds the volumes of one container, whoever asks for them.
 	maxVolumes = 64
+	// maxVolumePath bounds a volume's path: with that of the root filesystem before it, it must be one that can be mounted at.
+	maxVolumePath = 1024
 )
 
 // kernelPaths are filled by the kernel and by us.
@@ -98,7 +100,7 @@ func persistPaths(key, list string) ([]string, error) {
 
 // checkPersistPath refuses what can be no volume. Its error goes on after the position of the path.
 func checkPersistPath(p string) error {
-	if err := checkText("path", p, maxPath); err != nil {
+	if err := checkText("path", p, maxVolumePath); err != nil {
 		return fmt.Errorf("is impossible: %w", err)
 	}
 	switch {

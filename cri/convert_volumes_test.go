@@ -54,7 +54,7 @@ func TestVolumeAnnotations(t *testing.T) {
 		{"a newline within", map[string]string{persistAnnotation: "/a\nb"}, nil, false, "control character"},
 		{"a NUL", map[string]string{persistAnnotation: "/a\x00b"}, nil, false, "control character"},
 		{"no text", map[string]string{persistAnnotation: "/a\xff"}, nil, false, "UTF-8"},
-		{"too long", map[string]string{persistAnnotation: "/" + strings.Repeat("a/", 2048)}, nil, false, "4097 bytes"},
+		{"too long", map[string]string{persistAnnotation: "/" + strings.Repeat("a/", 512)}, nil, false, "1025 bytes"},
 		{"a name too long", map[string]string{persistAnnotation: "/a/" + strings.Repeat("b", 256)}, nil, false, "255 bytes"},
 		{"too many", map[string]string{persistAnnotation: strings.Join(many, ",")}, nil, false, "has 250 paths, at most 64"},
 	} {
@@ -99,7 +99,7 @@ func FuzzPersistPaths(f *testing.F) {
 			return
 		}
 		for _, p := range paths {
-			if !strings.HasPrefix(p, "/") || p == "/" || strings.Contains(p+"/", "/../") || kernelPath(p) != "" || len(p) > maxPath {
+			if !strings.HasPrefix(p, "/") || p == "/" || strings.Contains(p+"/", "/../") || kernelPath(p) != "" || len(p) > maxVolumePath {
 				t.Errorf("%q gives %q", list, p)
 			}
 		}

@@ -206,6 +206,8 @@ func TestBadAnnotationsOfVolumesAreRefused(t *testing.T) {
 		t.Errorf("%d containers were made", len(got))
 	}
 	wantNoVolumes(t, n)
-	p.Config.Annotations = map[string]string{persist: "/data"}
-	p.Run(t, "app", image(ref, 0)).Exec(t, "touch", "/data/w")
+	// The longest and most that are allowed.
+	longest := strings.Repeat("/"+strings.Repeat("d", 127), 8)
+	p.Config.Annotations = map[string]string{persist: strings.Join(append(many[:63], longest), ",")}
+	p.Run(t, "app", image(ref, 0)).Exec(t, "touch", longest+"/w", "/data/62/w")
 }

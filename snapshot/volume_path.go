@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -101,6 +102,9 @@ type Place struct {
 	Kind PlaceKind
 }
 
+// maxNameLength is the kernel's bound on one element of a path (NAME_MAX).
+const maxNameLength = 255
+
 // maxLoops is the number of dangling symlinks that are followed for one path, as the kernel does.
 const maxLoops = 40
 
@@ -117,6 +121,9 @@ func (v *Volumes) Resolve(rootfs, p string) (Place, error) {
 
 // openPlace is Resolve and opens what is there, as O_PATH; a nil file where there is nothing.
 func openPlace(rootfs, p string) (Place, *os.File, error) {
+	if slices.ContainsFunc(strings.Split(p, "/"), func(s string) bool { return len(s) > maxNameLength }) {
+		return Place{}, nil, fmt.Errorf("%.200s… has a name of more than %d bytes: %w", p, maxNameLength, errdefs.ErrInvalidArgument)
+	}
 	root, err := unix.Open(rootfs, dirOnly|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return Place{}, nil, fmt.Errorf("open root filesystem %s: %w", rootfs, err)

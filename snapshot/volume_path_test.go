@@ -86,7 +86,7 @@ func TestPathsAreFollowedInsideTheRoot(t *testing.T) {
 			t.Errorf("%s leads to %+v, %v; want %s, %d", test.path, got, err, test.want, test.kind)
 		}
 	}
-	for _, p := range []string{"/loop", "/loop/x", "/endless"} {
+	for _, p := range []string{"/loop", "/loop/x", "/endless", "/a/" + strings.Repeat("n", 256)} {
 		if got, err := l.Resolve(l.root, p); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%s: %+v, %v", p, got, err)
 		}
