@@ -3,12 +3,15 @@ package cri
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
@@ -193,7 +196,10 @@ func (s *Service) removeRecord(ctx context.Context, c *container) error {
 	if err != nil {
 		return fmt.Errorf("encode record of sandbox %s: %w", sb.id, err)
 	}
-	if err := s.Rootfs.RemoveInto(ctx, c.id, sb.id, b); err != nil {
+	if err := s.Rootfs.RemoveInto(ctx, c.id, sb.id, b); diskFull(err) {
+		s.Log.WithField("pod", sb.id).WithField("container", c.id).WithError(err).Warn("no space for the container's history, it is removed without")
+		return s.Rootfs.Remove(ctx, c.id)
+	} else if err != nil {
 		return err
 	}
 	sb.mu.Lock()
@@ -217,6 +223,10 @@ func (s *Service) bequeath(ctx context.Context, sb *sandbox) error {
 			continue
 		}
 		taken, err := s.inherit(ctx, heir, rec.History)
+		if diskFull(err) {
+			s.Log.WithField("pod", sb.id).WithError(err).Warn("no space for the sandbox's history, it is removed without")
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("hand the history of sandbox %s on to sandbox %s of the same pod: %w", sb.id, heir.id, err)
 		}
@@ -244,3 +254,6 @@ func (s *Service) inherit(ctx context.Context, heir *sandbox, history []model.Ge
 	heir.mu.Unlock()
 	return true, nil
 }
+
+// diskFull says that err is for want of space. Removing things is what helps then: no history may be in the way of it.
+func diskFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -23,6 +25,7 @@ type store struct {
 	SandboxRecords
 	sandboxes map[string][]byte
 	fail      error
+	removed   []string // without leaving anything
 }
 
 func (s *store) PutSandbox(_ context.Context, id string, b []byte) error {
@@ -33,7 +36,13 @@ func (s *store) PutSandbox(_ context.Context, id string, b []byte) error {
 	return nil
 }
 
-func (s *store) Remove(context.Context, string) error { return s.fail }
+func (s *store) Remove(_ context.Context, id string) error {
+	s.removed = append(s.removed, id)
+	if diskFull(s.fail) { // to remove something needs no space
+		return nil
+	}
+	return s.fail
+}
 
 func (s *store) RemoveInto(_ context.Context, _, sandboxID string, b []byte) error {
 	if s.fail == nil {
@@ -308,6 +317,28 @@ func TestHistoryGoesToTheNextSandboxOfThePod(t *testing.T) {
 	third.leave()
 	if err := s.bequeath(t.Context(), second); err != nil || st.sandboxes["sb3"] != nil {
 		t.Errorf("%v, %s", err, st.sandboxes["sb3"])
+	}
+}
+
+// On a full disk things can still be removed, which is what the disk needs.
+func TestHistoryIsNotInTheWayOnAFullDisk(t *testing.T) {
+	s, st := newLineageService(t)
+	first := addSandbox(s, "sb1", "uid")
+	c1, c2 := born(s, first, asked("c1", "app", "h", "a:1", "i")), born(s, first, asked("c2", "app", "h", "a:1", "i"))
+	lived(c1, 0, 1, reasonError)
+	lived(c2, 2, 3, reasonError)
+	s.forget(t, c1)
+	if len(st.removed) != 0 {
+		t.Errorf("%q left nothing behind", st.removed)
+	}
+	st.fail = fmt.Errorf("write: %w", &fs.PathError{Op: "write", Path: "meta.db", Err: unix.ENOSPC})
+	s.forget(t, c2)
+	if len(st.removed) != 1 || len(first.record().History) != 1 {
+		t.Errorf("%q are removed without history, which is %v", st.removed, first.record().History)
+	}
+	second := addSandbox(s, "sb2", "uid")
+	if err := s.bequeath(t.Context(), first); err != nil || len(second.record().History) != 0 {
+		t.Errorf("%v, %v", err, second.record().History)
 	}
 }
 
