@@ -3,7 +3,7 @@ package kubelet
 import (
 	"bufio"
 	"context"
-	"fmt"
+	"errors"
 	"net"
 	"strconv"
 	"sync"
@@ -32,7 +32,7 @@ const meterPort = 8080
 // serving is the script of a container that serves its root folder on meterPort, so its image's /version too.
 const serving = "exec httpd -f -p 8080 -h /"
 
-// measure starts a meter on a pod's address; it is stopped when the test ends.
+// measure starts a meter on a pod's address and waits for the first answer; it is stopped when the test ends.
 func measure(t testing.TB, ip string) *meter {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -47,6 +47,11 @@ func measure(t testing.TB, ip string) *meter {
 		}
 	}()
 	t.Cleanup(func() { m.stop(); m.done.Wait() })
+	select {
+	case <-m.heard:
+	case <-time.After(patience):
+		t.Fatalf("%s never answered", ip)
+	}
 	return m
 }
 
@@ -62,6 +67,20 @@ func (m *meter) note(version string) {
 
 // ask gives the version that a pod's meterPort answers.
 func ask(ip string) (string, error) { return askAt(ip, meterPort) }
+
+// awaitServing waits until a pod answers: a container that runs need not listen yet.
+func awaitServing(t testing.TB, ip string) {
+	t.Helper()
+	for limit := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		_, err := ask(ip)
+		if err == nil {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("%s never answered: %v", ip, err)
+		}
+	}
+}
 
 // askAt makes one HTTP request for /version on a connection of its own.
 func askAt(ip string, port int) (string, error) {
@@ -80,8 +99,11 @@ func askAt(ip string, port int) (string, error) {
 	for s.Scan() {
 		last = s.Text()
 	}
+	if err := s.Err(); err != nil {
+		return "", err
+	}
 	if last == "" {
-		return "", fmt.Errorf("no answer: %w", s.Err())
+		return "", errors.New("the connection was closed without an answer")
 	}
 	return last, nil
 }

@@ -38,6 +38,7 @@ func TestDaemonKilledWhilePodsRun(t *testing.T) {
 	p := n.run(t, upgradePod())
 	p.inside(t, "web", "echo kept > /data/note")
 	before := p.look(t, "web")
+	awaitServing(t, before.ip)
 	n.killDaemon(t)
 	if version, err := ask(before.ip); err != nil || version != "1" {
 		t.Errorf("without a daemon the pod answers %q (%v)", version, err)

@@ -90,6 +90,7 @@ func TestPortForward(t *testing.T) {
 	t.Parallel()
 	n := start(t)
 	p := n.run(t, podOf("forward", []corev1.Container{sh("web", app1, serving)}))
+	awaitServing(t, p.get(t).Status.PodIP)
 	url := n.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(p.name).SubResource("portforward").URL()
 	for _, protocol := range protocols {
 		t.Run(protocol, func(t *testing.T) {
