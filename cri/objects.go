@@ -28,6 +28,9 @@ type sandbox struct {
 	use *semaphore.Weighted
 	// stopping refuses new work as soon as somebody wants to take the sandbox down.
 	stopping atomic.Bool
+	// life ends, with a cause, when somebody wants that. Who holds a socket in the pod's namespace lets go of it then.
+	life    context.Context
+	endLife context.CancelCauseFunc
 	// disowned says that it is being removed and needs its pod's volumes no more; the index guards it.
 	disowned     bool
 	stop, remove flight.Flight
@@ -45,7 +48,9 @@ type sandbox struct {
 }
 
 func newSandbox(rec model.Sandbox) *sandbox {
-	return &sandbox{id: rec.ID, key: podKey(rec.ID, rec.Config), created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
+	sb := &sandbox{id: rec.ID, key: podKey(rec.ID, rec.Config), created: rec.CreatedAt, rec: rec, use: semaphore.NewWeighted(usersMax)}
+	sb.life, sb.endLife = context.WithCancelCause(context.Background())
+	return sb
 }
 
 func (sb *sandbox) isListed() bool       { return sb.listed.Load() }

@@ -63,6 +63,9 @@ func (b *StreamBackend) PortForward(ctx context.Context, id string, port int32, 
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(sb.life, func() { cancel(context.Cause(sb.life)) })()
 	conn, err := b.s.Network.Dial(ctx, sb.pod(), uint16(port))
 	if err != nil {
 		return err

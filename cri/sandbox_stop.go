@@ -19,6 +19,9 @@ import (
 // killLimit is how long processes may take to go after SIGKILL.
 const killLimit = 30 * time.Second
 
+// errStopped ends what was going on in a sandbox.
+var errStopped = fmt.Errorf("the sandbox was stopped: %w", errdefs.ErrAborted)
+
 // StopPodSandbox ends all containers of the pod and takes it off the network. It can be repeated; an unknown sandbox is
 // stopped already.
 func (s *Service) StopPodSandbox(ctx context.Context, r *runtime.StopPodSandboxRequest) (*runtime.StopPodSandboxResponse, error) {
@@ -37,6 +40,7 @@ func (s *Service) StopPodSandbox(ctx context.Context, r *runtime.StopPodSandboxR
 
 func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 	sb.stopping.Store(true)
+	sb.endLife(errStopped)
 	return sb.stop.Do(ctx, sandboxLimit, func(ctx context.Context) error {
 		if err := sb.use.Acquire(ctx, usersMax); err != nil {
 			return fmt.Errorf("wait for the starts in sandbox %s: %w", sb.id, err)

@@ -14,7 +14,7 @@ import (
 // executor is what cri-streaming calls for one exec or attach. A WebSocket connection has all streams, also those that
 // were not asked for: they are left out here.
 type executor struct {
-	backend          Backend
+	s                *Server
 	stdin, out, eout bool
 }
 
@@ -34,32 +34,37 @@ func (e executor) only(in io.Reader, out, err io.WriteCloser) (io.Reader, io.Wri
 // ExecInContainer is remotecommand.Executor's.
 func (e executor) ExecInContainer(ctx context.Context, _, _, container string, cmd []string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
 	in, out, err = e.only(in, out, err)
-	return guard("exec", func() error { return e.backend.Exec(ctx, container, cmd, in, out, err, tty, resize) })
+	return e.s.guard("exec", func() error { return e.s.backend.Exec(ctx, container, cmd, in, out, err, tty, resize) })
 }
 
 // AttachContainer is remotecommand.Attacher's.
 func (e executor) AttachContainer(ctx context.Context, _, _, container string, in io.Reader, out, err io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
 	in, out, err = e.only(in, out, err)
-	return guard("attach", func() error { return e.backend.Attach(ctx, container, in, out, err, tty, resize) })
+	return e.s.guard("attach", func() error { return e.s.backend.Attach(ctx, container, in, out, err, tty, resize) })
 }
 
 // forwarder is what cri-streaming calls for the ports of one connection. It gives them the connection's context: theirs
 // is nobody's, so that a client that has gone could not be told from one that has only shut down its side.
 type forwarder struct {
-	backend Backend
-	ctx     context.Context
+	s   *Server
+	ctx context.Context
 }
 
 // PortForward is portforward.PortForwarder's.
 func (f forwarder) PortForward(_ context.Context, sandbox, _ string, port int32, stream io.ReadWriteCloser) error {
-	return guard("port-forward", func() error { return f.backend.PortForward(f.ctx, sandbox, port, stream) })
+	if !f.s.enter() { // a port may outlive the request that it came with
+		return errEnding
+	}
+	defer f.s.wg.Done()
+	return f.s.guard("port-forward", func() error { return f.s.backend.PortForward(f.ctx, sandbox, port, stream) })
 }
 
 // guard turns a panic into an error: it would end the daemon where cri-streaming calls from a goroutine of its own.
-func guard(what string, fn func() error) (err error) {
+func (s *Server) guard(what string, fn func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the daemon failed inside %s: %v: %w\n%s", what, p, errdefs.ErrInternal, debug.Stack())
+			s.o.Log.WithField("stack", string(debug.Stack())).Errorf("panic: %v", p)
+			err = fmt.Errorf("%s: internal error, the daemon's log has the stack: %v: %w", what, p, errdefs.ErrInternal)
 		}
 	}()
 	return fn()

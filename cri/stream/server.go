@@ -156,21 +156,21 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 		if kind != "exec" {
 			return false
 		}
-		e := executor{s.backend, req.Stdin, req.Stdout, req.Stderr}
+		e := executor{s, req.Stdin, req.Stdout, req.Stderr}
 		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
 		remotecommand.ServeExec(w, r, e, "", "", req.ContainerId, req.Cmd, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
 	case *runtime.AttachRequest:
 		if kind != "attach" {
 			return false
 		}
-		e := executor{s.backend, req.Stdin, req.Stdout, req.Stderr}
+		e := executor{s, req.Stdin, req.Stdout, req.Stderr}
 		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
 		remotecommand.ServeAttach(w, r, e, "", "", req.ContainerId, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
 	case *runtime.PortForwardRequest:
 		if kind != "portforward" {
 			return false
 		}
-		f := forwarder{s.backend, r.Context()}
+		f := forwarder{s, r.Context()}
 		o, err := portforward.BuildV4Options(req.Port)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
@@ -222,11 +222,15 @@ func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), er
 	}, nil
 }
 
-// Close ends all streams and waits for them.
+// Close ends all streams and waits for them. It can be repeated.
 func (s *Server) Close() error {
 	s.mu.Lock()
+	closed := s.closed
 	s.closed = true
 	s.mu.Unlock()
+	if closed {
+		return nil
+	}
 	s.end(errEnding)
 	done := make(chan struct{})
 	go func() { s.wg.Wait(); close(done) }()
