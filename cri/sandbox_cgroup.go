@@ -4,41 +4,49 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 // readCgroup reads the pod's cgroup, which is the parent that CRI names for its containers. It says no where that does not
-// tell the pod's use: none is named, it is gone, or pods share it, as those of crictl may.
+// tell the pod's use: none is named, it is gone, or others are in it too, as with crictl, whose pods may share a parent.
 func (s *Service) readCgroup(rec model.Sandbox) (task.Stats, bool, error) {
-	if s.Cgroups == nil || rec.Config.CgroupParent == "" || s.sharesParent(rec) {
+	if s.Cgroups == nil || rec.Config.CgroupParent == "" {
 		return task.Stats{}, false, nil
 	}
 	tree, err := s.Cgroups.Tree(s.cgroupDir(rec))
 	if err != nil {
 		return task.Stats{}, false, nil // the root is not the pod's
 	}
-	st, err := tree.Stats()
+	members, processes, err := tree.Members()
+	if err == nil && (processes || slices.ContainsFunc(members, func(name string) bool { return !s.isOf(rec.Config.UID, name) })) {
+		return task.Stats{}, false, nil
+	}
+	var st cgrouptree.Stats
+	if err == nil {
+		st, err = tree.Stats()
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return task.Stats{}, false, nil
 	}
 	return cgroupStats(st), err == nil, err
 }
 
-// sharesParent says whether another pod has the same cgroup parent. A pod's earlier sandboxes have it too.
-func (s *Service) sharesParent(rec model.Sandbox) bool {
-	own := s.cgroupDir(rec)
-	for _, sb := range s.index.listedSandboxes() {
-		other := sb.record()
-		if other.Config.UID != rec.Config.UID && s.cgroupDir(other) == own {
-			return true
-		}
+// isOf says whether a cgroup's name (see spec.Builder) is that of a container or a holder of the pod. A pod whose sandbox was
+// made anew may still have containers of the one before.
+func (s *Service) isOf(uid, name string) bool {
+	sandboxID := spec.CgroupOwner(name)
+	if c, err := s.index.container(sandboxID); err == nil {
+		sandboxID = c.sandboxID
 	}
-	return false
+	sb, err := s.index.sandbox(sandboxID)
+	return err == nil && sb.record().Config.UID == uid
 }
 
 // cgroupDir gives the folder of the pod's cgroup parent. With systemd the name of a slice tells which slices it lies in,

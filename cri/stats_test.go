@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -343,15 +345,54 @@ func TestCgroupOfAPod(t *testing.T) {
 	}
 }
 
-func TestAParentThatPodsShareIsNoPodsOwn(t *testing.T) {
-	s := newStatsService("")
-	p1, _ := s.index.sandbox("p1")
-	if !s.sharesParent(p1.record()) {
-		t.Error("three pods have the same parent")
-	}
-	rec := p1.record()
-	rec.Config.CgroupParent = "/alone"
-	if s.sharesParent(rec) {
-		t.Error("no other pod has this parent")
+func TestACgroupThatHoldsOthersTooIsNoPodsOwn(t *testing.T) {
+	for name, tc := range map[string]struct {
+		members   []string
+		processes string
+		own       bool
+	}{
+		"its containers":          {[]string{"c1", "c2"}, "", true},
+		"its containers' scopes":  {[]string{"cri-pouch-c1.scope", "cri-pouch-c2.scope"}, "", true},
+		"its holder":              {[]string{"p1", "c1"}, "", true},
+		"nothing":                 {nil, "", true},
+		"a container of another":  {[]string{"c1", "c4"}, "", false},
+		"a pod's folder":          {[]string{"c1", "pod2"}, "", false},
+		"processes of its own":    {[]string{"c1"}, "77\n", false},
+		"the holder of another":   {[]string{"p2"}, "", false},
+		"a beginning of an ID":    {[]string{"c"}, "", false},
+		"somebody else's service": {[]string{"sshd.service"}, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, mount := newStatsService(""), t.TempDir()
+			s.Cgroups = cgrouptree.Mounts{"": mount}
+			other := newContainer(model.Container{ID: "c4", SandboxID: "p2"})
+			other.listed.Store(true)
+			s.index.addContainer(other)
+			for _, dir := range append(tc.members, ".") {
+				dir = filepath.Join(mount, "shared", dir)
+				if err := os.MkdirAll(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for file, text := range map[string]string{"cgroup.procs": tc.processes, "memory.current": "123456\n"} {
+				if err := os.WriteFile(filepath.Join(mount, "shared", file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			resp, err := s.PodSandboxStats(t.Context(), &runtime.PodSandboxStatsRequest{PodSandboxId: "p1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := uint64(2000) // the sum of the containers
+			if tc.own {
+				want = 123456
+			}
+			if got := resp.Stats.Linux.Memory.UsageBytes.Value; got != want {
+				t.Errorf("the pod uses %d bytes, want %d", got, want)
+			}
+		})
 	}
 }

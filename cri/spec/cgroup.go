@@ -50,6 +50,11 @@ func (b *Builder) cgroupsPath(parent, id string) (string, error) {
 	return slice + ":" + scopePrefix + ":" + id, nil
 }
 
+// CgroupOwner gives the ID of the container whose cgroup has this name, with either driver.
+func CgroupOwner(name string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(name, scopePrefix+"-"), ".scope")
+}
+
 // Resources gives have with the limits of want set and everything else (device rules among it) as it was. Where the node
 // cannot limit swap or huge pages these are left out. Neither argument is changed; both may be nil.
 func (b *Builder) Resources(have *specs.LinuxResources, want *model.Resources) *specs.LinuxResources {

@@ -86,6 +86,26 @@ func pidsBelow(root string) ([]int, error) {
 	return pids, nil
 }
 
+// Members gives the names of the cgroups right below the tree's own, and whether that holds processes itself. os.ErrNotExist
+// when it is gone.
+func (t Tree) Members() (names []string, processes bool, err error) {
+	root := t.list()
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, false, err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(root, "cgroup.procs"))
+	if errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup, its processes stand in its domain
+		return names, true, nil
+	}
+	return names, len(b) > 0, err
+}
+
 // all gives the processes of every hierarchy: one that is just joining may be in some of them only.
 func (t Tree) all() ([]int, error) {
 	var pids []int

@@ -88,6 +88,22 @@ func TestFiguresOfATreeThatIsGone(t *testing.T) {
 	}
 }
 
+func TestMembersAreThoseRightBelow(t *testing.T) {
+	dir := t.TempDir()
+	writeFiles(t, dir, map[string]string{"cgroup.procs": "", "a/cgroup.procs": "1\n", "a/deep/cgroup.procs": "2\n", "b/cgroup.procs": ""})
+	names, processes, err := Tree{"": dir}.Members()
+	if err != nil || processes || !slices.Equal(names, []string{"a", "b"}) {
+		t.Errorf("%v, %v, %v", names, processes, err)
+	}
+	writeFiles(t, dir, map[string]string{"cgroup.procs": "3\n"})
+	if _, processes, err = (Tree{"": dir}).Members(); err != nil || !processes {
+		t.Errorf("with a process: %v, %v", processes, err)
+	}
+	if _, _, err = (Tree{"": filepath.Join(dir, "gone")}).Members(); !os.IsNotExist(err) {
+		t.Errorf("gone: %v", err)
+	}
+}
+
 func TestMountsAreThoseWithControllers(t *testing.T) {
 	v1 := func(dir, options string) *mountinfo.Info {
 		return &mountinfo.Info{FSType: "cgroup", Mountpoint: dir, VFSOptions: options}
