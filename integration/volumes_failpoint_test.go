@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,28 +59,31 @@ func TestKilledWhileMakingVolumes(t *testing.T) {
 	}
 }
 
-// A daemon that dies while it removes a pod's volumes goes on when it is back.
+// A daemon that dies while it takes down a pod keeps the pod's volumes as long as the pod is there, and removes them in the
+// end.
 func TestKilledWhileRemovingVolumes(t *testing.T) {
 	n := harness.Start(t, harness.Failpoints(t))
 	b := newBystander(t, n)
 	ref := pushVolumes(t, n, "seeded", []string{"/data"}, lab.File{Name: "data/seed", Content: []byte("seed\n")})
-	for _, step := range VolumeEndSteps {
-		for _, retry := range []bool{true, false} {
-			p := n.RunPod(t)
-			c := p.Run(t, "app", image(ref, 0))
-			killedAt(t, n, step, func(ctx context.Context) error { return takeDown(ctx, n, p.ID, c.ID) })
-			b.check(t)
-			harness.Eventually(t, "the volumes are removed after the start", func() bool {
-				left, err := os.ReadDir(filepath.Join(n.RootDir(), "volumes"))
-				return err == nil && len(left) == 0
-			})
-			if retry {
-				if err := takeDown(harness.Context(t), n, p.ID, c.ID); err != nil {
-					t.Errorf("the retry fails: %v", err)
-				}
-				continue
-			}
-			p.Remove(t)
+	none := func() bool {
+		left, err := os.ReadDir(filepath.Join(n.RootDir(), "volumes"))
+		return err == nil && len(left) == 0
+	}
+	for _, step := range append([]string{"container.remove-rootfs", "sandbox.detached", "sandbox.emptied"}, VolumeEndSteps...) {
+		p := n.RunPod(t)
+		c := p.Run(t, "app", image(ref, 0))
+		killedAt(t, n, step, func(ctx context.Context) error { return takeDown(ctx, n, p.ID, c.ID) })
+		b.check(t)
+		if slices.Contains(VolumeEndSteps, step) {
+			harness.Eventually(t, "the volumes are removed after the start", none)
+		} else if none() {
+			t.Errorf("%s: the volumes are gone before their pod", step)
+		}
+		if err := takeDown(harness.Context(t), n, p.ID, c.ID); err != nil {
+			t.Errorf("%s: the retry fails: %v", step, err)
+		}
+		if !none() {
+			t.Errorf("%s: volumes are left", step)
 		}
 	}
 }
