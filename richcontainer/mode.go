@@ -35,6 +35,8 @@ func Modes() []string {
 type Node struct {
 	PouchInit string // path of the pouch-init binary on the host
 	CgroupV2  bool
+	// SystemdHierarchy is where the hierarchy name=systemd of cgroup v1 is mounted; empty: nowhere.
+	SystemdHierarchy string
 	// Handlers gives modes to runtime handlers by name.
 	Handlers map[string]Mode
 	// RootNamespaces and RootHandlers may run an init as root where CRI asks for another user or for no_new_privs.
@@ -113,7 +115,9 @@ func (n Node) Prepare(r Request) (Prepared, error) {
 	switch r.Choice.Mode {
 	case DumbInit:
 		return n.dumbInit(r, image)
-	case Systemd, SbinInit:
+	case Systemd:
+		return n.systemd(r, image)
+	case SbinInit:
 		return Prepared{}, r.Choice.refuse(errdefs.ErrNotImplemented, "it is not served yet")
 	}
 	return Prepared{}, fmt.Errorf("mode %q of container %q is none: %w", r.Choice.Mode, r.Container, errdefs.ErrInternal)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
 )
 
@@ -47,13 +48,13 @@ func checkNamespaces(names []string) error {
 }
 
 // richNode gives the room of rich containers what the administrator has settled.
-func (c Config) richNode(pouchInit string, cgroupV2 bool) (richcontainer.Node, error) {
+func (c Config) richNode(pouchInit string, cgroupV2 bool, cgroups cgrouptree.Mounts) (richcontainer.Node, error) {
 	handlers, err := c.richHandlers()
 	if err != nil {
 		return richcontainer.Node{}, err
 	}
 	return richcontainer.Node{
-		PouchInit: pouchInit, CgroupV2: cgroupV2, Handlers: handlers,
+		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Handlers: handlers,
 		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers,
 	}, nil
 }

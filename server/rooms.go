@@ -71,7 +71,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
-	rich, err := c.richNode(programs.init, node.CgroupV2)
+	rich, err := c.richNode(programs.init, node.CgroupV2, cgroups)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,221 @@
+package richcontainer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+)
+
+// realInit is what systemd and the inits of sbin-init mode have in common: pid 1 is root's and the image's own, and starts
+// the launcher, which runs the application.
+type realInit struct {
+	n      Node
+	r      Request
+	image  *image
+	folder *folder
+	plan   richrun.Plan
+	app    specs.Process // as a plain container would have it
+	mounts []specs.Mount // the container's further ones
+	early  []specs.Mount // those that come before all others
+}
+
+// Files of the folder besides those of package richrun.
+const (
+	machineIDFile   = "machine-id"
+	profileFile     = "pouchenv.sh"
+	environmentName = "environment"
+	inittabFile     = "inittab"
+	unitsDir        = "units"
+	componentsDir   = "components"
+	scriptsDir      = "scripts"
+)
+
+func (n Node) realInit(r Request, image *image, initPath string) (*realInit, error) {
+	p := r.Spec.Process
+	if err := n.mayBeRoot(r, p); err != nil {
+		return nil, err
+	}
+	if err := canBecome(r); err != nil {
+		return nil, err
+	}
+	if err := notItself(r, image, initPath); err != nil {
+		return nil, err
+	}
+	i := &realInit{n: n, r: r, image: image, app: *p}
+	i.app.Capabilities = withoutBoot(p.Capabilities)
+	i.plan = richrun.Plan{
+		Mode: string(r.Choice.Mode), ShutdownTimeout: r.Choice.Options.ShutdownTimeout, WatchUnits: r.Choice.Options.WatchUnits,
+		Terminal: p.Terminal, Stdin: r.Stdin, Delegate: true, OwnerUID: hostID(r.UIDs, 0), OwnerGID: hostID(r.GIDs, 0),
+	}
+	app, err := launched(r, image)
+	if err != nil {
+		return nil, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	text, err := app.Encode()
+	if err != nil {
+		return nil, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	if i.folder, err = newFolder(r); err != nil {
+		return nil, err
+	}
+	i.folder.file(richrun.AppFile, text, 0o400)
+	i.folder.file(richrun.RecordFile, nil, 0o600)
+	i.folder.file(richrun.LaunchFile, nil, 0o555) // pouch-init is mounted there
+	i.folder.fifo(richrun.ControlFIFO, i.folder.uid)
+	user := hostID(r.UIDs, p.User.UID)
+	for _, name := range []string{richrun.StdinFIFO, richrun.StdoutFIFO, richrun.StderrFIFO} {
+		i.folder.fifo(name, user)
+	}
+	return i, i.folder.err
+}
+
+// notItself refuses an image whose command is the init: the init would start itself as its own application.
+func notItself(r Request, image *image, initPath string) error {
+	command := r.Spec.Process.Args[0]
+	if !path.IsAbs(command) {
+		return nil
+	}
+	init, _, err := image.look(initPath)
+	if err != nil {
+		return err
+	}
+	if f, there, err := image.look(command); err != nil || !there || f.path != init.path || path.Base(f.path) == "busybox" && path.Base(command) != "init" {
+		return err
+	}
+	return r.Choice.refuse(errdefs.ErrInvalidArgument, "the container's command is the init %s itself: name the application (for none: sleep infinity) in the pod's command, the init is started anyway", command)
+}
+
+// tmpfs mounts an empty file system over a folder of the image, unless the pod mounts something there itself.
+func (i *realInit) tmpfs(at, mode string) error {
+	mount := specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=" + mode}}
+	if i.image.hidden(at) {
+		return nil
+	}
+	if slices.ContainsFunc(i.early, func(m specs.Mount) bool { return strings.HasPrefix(at, m.Destination+"/") }) {
+		i.early = append(i.early, mount) // what the image has there is not seen
+		return nil
+	}
+	f, err := i.image.folder(at)
+	if err != nil {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "the init needs a folder at %s: %w", at, err)
+	}
+	if f.path != "" && f.path != at {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image is a link to %s, the init needs a folder there: build the image with one", at, f.path)
+	}
+	// No noexec: packages and units run programs there.
+	i.early = append(i.early, mount)
+	return nil
+}
+
+// over mounts a file of the folder over one of the image, read-only. What the image has there must be a plain file or nothing.
+func (i *realInit) over(at, file string) error {
+	if i.image.hidden(at) {
+		return nil
+	}
+	f, there, err := i.image.look(at)
+	if err == nil && there && !f.mode.IsRegular() {
+		err = fmt.Errorf("it is no plain file but %s: %w", kindOf(f.mode), errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image: %w", at, err)
+	}
+	i.mounts = append(i.mounts, bind(i.folder.path(file), at, "ro"))
+	return nil
+}
+
+func bind(source, at, mode string) specs.Mount {
+	return specs.Mount{Destination: at, Type: "bind", Source: source, Options: []string{"bind", "rprivate", mode, "nosuid", "nodev"}}
+}
+
+// environment shows the container's variables to login shells and to what uses PAM, where the image has either.
+func (i *realInit) environment() error {
+	env := i.app.Env
+	if f, there, err := i.image.look("/etc/profile.d"); err != nil {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	} else if there && f.mode.IsDir() {
+		i.folder.file(profileFile, profileScript(env), 0o644)
+		if err := i.over("/etc/profile.d/"+profileFile, profileFile); err != nil {
+			return err
+		}
+	}
+	if f, there, err := i.image.look("/etc/pam.d"); err != nil {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	} else if !there || !f.mode.IsDir() {
+		return nil
+	}
+	own, err := i.image.read("/etc/environment", maxText)
+	if err != nil {
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	i.folder.file(environmentName, environmentFile(own, env), 0o644)
+	return i.over("/etc/environment", environmentName)
+}
+
+// maxText bounds a text file of an image that is read, in bytes.
+const maxText = 1 << 20
+
+// finish edits the specification: pid 1 in place of the application, and the mounts.
+func (i *realInit) finish(argv, env []string) (Prepared, error) {
+	sp := i.r.Spec
+	if i.folder.err != nil {
+		return Prepared{}, i.folder.err
+	}
+	if err := i.plan.Write(i.r.Bundle); err != nil {
+		return Prepared{}, err
+	}
+	app := i.app
+	term := "TERM=dumb" // what the init prints goes to a file
+	if app.Terminal {
+		term = "TERM=" + variable(app.Env, "TERM")
+	}
+	p := *sp.Process
+	p.Args, p.Env, p.Cwd = argv, append([]string{"container=cri-pouch", "container_uuid=" + uuid(i.r.PodUID), term, pathVariable}, env...), "/"
+	p.User, p.Terminal, p.NoNewPrivileges, p.Capabilities = specs.User{}, true, false, withoutBoot(p.Capabilities)
+	if p.Capabilities != nil {
+		p.Capabilities.Ambient, p.Capabilities.Inheritable = nil, nil
+	}
+	sp.Process = &p
+	mounts := []specs.Mount{
+		bind(i.folder.dir, richrun.Folder, "ro"), bind(i.folder.path(richrun.RecordFile), path.Join(richrun.Folder, richrun.RecordFile), "rw"),
+		i.n.programMount(path.Join(richrun.Folder, richrun.LaunchFile)),
+	}
+	sp.Mounts = slices.Concat(i.early, sp.Mounts, mounts, i.mounts)
+	if !slices.ContainsFunc(sp.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.CgroupNamespace }) {
+		sp.Linux.Namespaces = append(sp.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	if res := sp.Linux.Resources; res != nil && res.Unified[oomGroupFile] != "" {
+		res.Unified = maps.Clone(res.Unified) // the launcher's group has it: one service's end is not the end of all
+		delete(res.Unified, oomGroupFile)
+	}
+	return Prepared{Process: &app, StopSignal: i.r.Choice.Mode.SignalFor(i.r.StopSignal), Init: argv[0]}, nil
+}
+
+const pathVariable = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+var hexDigits = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// machineID is the pod's identity as 32 hexadecimal digits (machine-id(5)): its UID, or a hash of one that is no UUID.
+func machineID(podUID string) string {
+	id := strings.ToLower(strings.ReplaceAll(podUID, "-", ""))
+	if hexDigits.MatchString(id) && strings.Trim(id, "0") != "" {
+		return id
+	}
+	sum := sha256.Sum256([]byte(podUID))
+	sum[6], sum[8] = sum[6]&0x0f|0x40, sum[8]&0x3f|0x80 // of the form of a random UUID
+	return hex.EncodeToString(sum[:16])
+}
+
+func uuid(podUID string) string {
+	id := machineID(podUID)
+	return strings.Join([]string{id[:8], id[8:12], id[12:16], id[16:20], id[20:]}, "-")
+}

@@ -1,0 +1,188 @@
+package richcontainer
+
+import (
+	"bytes"
+	"fmt"
+	"path"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+)
+
+// systemdPaths are where images have systemd.
+var systemdPaths = []string{"/usr/lib/systemd/systemd", "/lib/systemd/systemd"}
+
+const (
+	sbinInit = "/sbin/init"
+	// sigrtmin3 makes systemd shut down and exit (systemd(1), SIGRTMIN+3).
+	sigrtmin3 = 37
+	// maxInit bounds the program of an init that is looked into, in bytes.
+	maxInit = 32 << 20
+	// systemd 256 boots with cgroup v1 only if it is told to, 258 not at all.
+	systemdWithoutV1, systemdNeverV1 = 256, 258
+)
+
+// findSystemd gives the image's systemd; empty: it has none. As /sbin/init counts only what leads to a file of that name.
+func findSystemd(image *image) (string, error) {
+	for _, p := range append(systemdPaths, sbinInit) {
+		f, there, err := image.look(p)
+		if err != nil {
+			return "", err
+		}
+		if there && f.program(0) && path.Base(f.path) == "systemd" {
+			return p, nil
+		}
+	}
+	return "", nil
+}
+
+func (n Node) systemd(r Request, image *image) (Prepared, error) {
+	at, err := findSystemd(image)
+	if err != nil {
+		return Prepared{}, r.Choice.refuse(errdefs.ErrInvalidArgument, "look for systemd: %w", err)
+	}
+	if at == "" {
+		return Prepared{}, r.Choice.refuse(errdefs.ErrInvalidArgument,
+			"the image has no systemd: there is no program at %s, and %s does not lead to one: install it in the image (on Debian the packages systemd and systemd-sysv), or choose another mode", strings.Join(systemdPaths, " or "), sbinInit)
+	}
+	argv, err := n.systemdArgs(r, image, at)
+	if err != nil {
+		return Prepared{}, err
+	}
+	i, err := n.realInit(r, image, at)
+	if err != nil {
+		return Prepared{}, err
+	}
+	i.plan.Shutdown = sigrtmin3
+	if err := i.writableCgroups(); err != nil {
+		return Prepared{}, err
+	}
+	for _, m := range [][2]string{{"/run", "755"}, {"/run/lock", "1777"}, {"/tmp", "1777"}} {
+		if err := i.tmpfs(m[0], m[1]); err != nil {
+			return Prepared{}, err
+		}
+	}
+	i.folder.file(machineIDFile, []byte(machineID(r.PodUID)+"\n"), 0o444)
+	if err := i.over("/etc/machine-id", machineIDFile); err != nil {
+		return Prepared{}, err
+	}
+	if err := i.environment(); err != nil {
+		return Prepared{}, err
+	}
+	if err := i.units(); err != nil {
+		return Prepared{}, err
+	}
+	// Ours come first, then systemd's own places (systemd(1), SYSTEMD_UNIT_PATH: a colon at the end).
+	return i.finish(argv, []string{"SYSTEMD_UNIT_PATH=" + path.Join(richrun.Folder, unitsDir) + ":"})
+}
+
+// systemdArgs gives pid 1's command line. In a container systemd reads it for what the kernel's would say.
+func (n Node) systemdArgs(r Request, image *image, at string) ([]string, error) {
+	argv := []string{at}
+	if r.Spec.Process.Terminal {
+		argv = append(argv, "--show-status=no") // the terminal is the application's
+	}
+	version, err := systemdVersion(image, at)
+	if err != nil {
+		return nil, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	switch {
+	case n.CgroupV2 || version < systemdWithoutV1:
+	case version < systemdNeverV1:
+		argv = append(argv, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
+	default:
+		return nil, r.Choice.refuse(errdefs.ErrFailedPrecondition,
+			"systemd %d of the image knows cgroup v2 only, and the node has v1: boot the node with cgroup v2 (systemd.unified_cgroup_hierarchy=1), or use an image with systemd %d or older", version, systemdNeverV1-1)
+	}
+	return argv, nil
+}
+
+// sharedLibrary is the name of the library that systemd's programs are linked to.
+var sharedLibrary = regexp.MustCompile(`libsystemd-(?:shared|core)-([0-9]{1,4})`)
+
+// systemdVersion finds the version in the program; 0 where it does not show.
+func systemdVersion(image *image, at string) (int, error) {
+	b, err := image.read(at, maxInit)
+	if err != nil {
+		return 0, err
+	}
+	m := sharedLibrary.FindSubmatch(b)
+	if m == nil {
+		return 0, nil
+	}
+	return strconv.Atoi(string(m[1]))
+}
+
+const (
+	appUnit    = ownUnits + "app.service"
+	failedUnit = ownUnits + "unit-failed@.service"
+	// reporting is the drop-in of a unit whose failure is recorded.
+	reporting = "[Unit]\nOnFailure=" + ownUnits + "unit-failed@%n.service\n"
+)
+
+// appUnitText is the launcher as a service. The application may make cgroups of its own (Delegate); an OOM kill in it is
+// the launcher's to tell; systemd does not start it again.
+func (i *realInit) appUnitText() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "[Unit]\nDescription=Application of container %s\n", unitText(i.r.Container))
+	if after := i.r.Choice.Options.After; len(after) > 0 {
+		fmt.Fprintf(&b, "After=%s\nWants=%s\n", strings.Join(after, " "), strings.Join(after, " "))
+	}
+	fmt.Fprintf(&b, `
+[Service]
+Type=simple
+ExecStart=%s
+Delegate=yes
+KillMode=mixed
+OOMPolicy=continue
+Restart=no
+TasksMax=infinity
+LimitNOFILE=infinity
+StandardInput=null
+StandardOutput=journal+console
+StandardError=journal+console
+`, path.Join(richrun.Folder, richrun.LaunchFile))
+	return b.Bytes()
+}
+
+// units makes the folder of units, which are before those of the image: the application's, those that make no sense in a
+// container as masks, and what the pod and the administrator want.
+func (i *realInit) units() error {
+	in := func(name string) string { return path.Join(unitsDir, name) }
+	i.folder.file(in(appUnit), i.appUnitText(), 0o644)
+	// The default target may be one that does not reach multi-user.target.
+	for _, target := range []string{"multi-user.target", "default.target"} {
+		i.folder.link(in(target+".wants/"+appUnit), "../"+appUnit)
+	}
+	i.folder.file(in(failedUnit), fmt.Appendf(nil, "[Unit]\nDescription=Report the failure of %%i\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nExecStart=%s unit %%i\n",
+		path.Join(richrun.Folder, richrun.LaunchFile)), 0o644)
+	for _, u := range maskedUnits() {
+		i.folder.link(in(u), "/dev/null")
+	}
+	reported := i.r.Choice.Options.WatchUnits
+	for _, u := range reported {
+		i.folder.file(in(u+".d/50-pouch.conf"), []byte(reporting), 0o644)
+	}
+	return i.folder.err
+}
+
+// maskedUnits make no sense in a container: they look after devices, terminals, kernel and network of a machine, or mount what
+// the container has already, and would fail.
+func maskedUnits() []string {
+	return []string{
+		"systemd-udevd.service", "systemd-udevd-control.socket", "systemd-udevd-kernel.socket", "systemd-udevd-varlink.socket", "systemd-udev-trigger.service",
+		"systemd-udev-settle.service", "systemd-udev-load-credentials.service", "systemd-hwdb-update.service", "systemd-modules-load.service", "systemd-sysctl.service",
+		"kmod-static-nodes.service", "systemd-tmpfiles-setup-dev.service", "systemd-tmpfiles-setup-dev-early.service", "systemd-vconsole-setup.service",
+		"systemd-remount-fs.service", "systemd-fsck-root.service", "systemd-machine-id-commit.service", "systemd-firstboot.service", "systemd-random-seed.service", "systemd-boot-random-seed.service",
+		"systemd-binfmt.service", "proc-sys-fs-binfmt_misc.automount", "proc-sys-fs-binfmt_misc.mount",
+		"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount", "sys-fs-fuse-connections.mount", "dev-hugepages.mount", "dev-mqueue.mount", "tmp.mount", "run-lock.mount",
+		"getty.target", "getty@.service", "getty-static.service", "autovt@.service", "console-getty.service", "serial-getty@.service", "container-getty@.service", "getty-pre.target",
+		"systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service", "networking.service", "NetworkManager.service", "NetworkManager-wait-online.service", "ifup@.service",
+		"systemd-timesyncd.service", "systemd-rfkill.service", "systemd-rfkill.socket", "systemd-backlight@.service", "systemd-oomd.service", "systemd-oomd.socket",
+		"systemd-pstore.service", "systemd-journald-audit.socket", "fstrim.timer", "e2scrub_all.timer", "e2scrub_reap.service", "rescue.service", "emergency.service",
+	}
+}
