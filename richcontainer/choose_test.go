@@ -63,14 +63,13 @@ func TestAChoiceThatIsNone(t *testing.T) {
 		from Source
 		want []string
 	}{
-		"an annotation":         {Source{Annotations: map[string]string{modeKey: "Systemd"}}, []string{"annotation rich.cri-pouch.io/mode:", `"Systemd"`, "write one of systemd, sbin-init, dumb-init, none"}},
-		"an empty annotation":   {Source{Annotations: map[string]string{modeKey + ".app": ""}}, []string{"annotation rich.cri-pouch.io/mode.app:"}},
-		"a label":               {Source{Labels: map[string]string{modeLabel: "upstart"}}, []string{"label io.cri-pouch.rich.mode of the image", "upstart", "rich.cri-pouch.io/mode.app"}},
-		"a manner":              {Source{Env: []string{"rich_mode=true", "rich_mode_launch_manner=tini"}}, []string{"variable rich_mode_launch_manner", "tini"}},
-		"a switch":              {Source{Env: []string{"rich_mode=yes"}}, []string{"variable rich_mode", "true or false"}},
-		"an option of a plain":  {Source{Annotations: map[string]string{Prefix + "restart.app": "always"}}, []string{"rich.cri-pouch.io/restart.app", `"app" is none`, "rich.cri-pouch.io/mode.app"}},
-		"an option of another":  {Source{Annotations: map[string]string{modeKey: "dumb-init", Prefix + "restart": "always"}}, []string{"rich.cri-pouch.io/restart", "dumb-init mode", "systemd sbin-init"}},
-		"systemd's in sbininit": {Source{Annotations: map[string]string{modeKey: "sbin-init", Prefix + "after": "a.service"}}, []string{"rich.cri-pouch.io/after", "sbin-init mode"}},
+		"an annotation":        {Source{Annotations: map[string]string{modeKey: "Systemd"}}, []string{"annotation rich.cri-pouch.io/mode:", `"Systemd"`, "write one of systemd, sbin-init, dumb-init, none"}},
+		"an empty annotation":  {Source{Annotations: map[string]string{modeKey + ".app": ""}}, []string{"annotation rich.cri-pouch.io/mode.app:"}},
+		"a label":              {Source{Labels: map[string]string{modeLabel: "upstart"}}, []string{"label io.cri-pouch.rich.mode of the image", "upstart", "rich.cri-pouch.io/mode.app"}},
+		"a manner":             {Source{Env: []string{"rich_mode=true", "rich_mode_launch_manner=tini"}}, []string{"variable rich_mode_launch_manner", "tini"}},
+		"a switch":             {Source{Env: []string{"rich_mode=yes"}}, []string{"variable rich_mode", "true or false"}},
+		"an option of a plain": {Source{Annotations: map[string]string{Prefix + "restart.app": "always"}}, []string{"rich.cri-pouch.io/restart.app", `"app" is none`, "rich.cri-pouch.io/mode.app"}},
+		"an option of another": {Source{Annotations: map[string]string{modeKey: "dumb-init", Prefix + "restart": "always"}}, []string{"rich.cri-pouch.io/restart", "dumb-init mode", "systemd sbin-init"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tc.from.Container = "app"

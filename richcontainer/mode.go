@@ -41,6 +41,8 @@ type Node struct {
 	Handlers map[string]Mode
 	// RootNamespaces and RootHandlers may run an init as root where CRI asks for another user or for no_new_privs.
 	RootNamespaces, RootHandlers []string
+	// ComponentsDir has a file for each component; empty: there are none.
+	ComponentsDir string
 }
 
 // IDMapping maps Length IDs from ContainerID on to HostID on.
@@ -118,7 +120,7 @@ func (n Node) Prepare(r Request) (Prepared, error) {
 	case Systemd:
 		return n.systemd(r, image)
 	case SbinInit:
-		return Prepared{}, r.Choice.refuse(errdefs.ErrNotImplemented, "it is not served yet")
+		return n.sbinInit(r, image)
 	}
 	return Prepared{}, fmt.Errorf("mode %q of container %q is none: %w", r.Choice.Mode, r.Container, errdefs.ErrInternal)
 }

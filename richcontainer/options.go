@@ -19,6 +19,7 @@ const (
 	defaultShutdownTimeout = 10 * time.Second
 	defaultRestartLimit    = 10
 	defaultRestartInterval = time.Second
+	defaultAfter           = "basic.target"
 
 	maxShutdownTimeout = 10 * time.Minute
 	maxRestartLimit    = 1_000_000 // the launcher's own
@@ -36,7 +37,8 @@ type option struct {
 }
 
 func options() []option {
-	real, systemd := []Mode{Systemd, SbinInit}, []Mode{Systemd}
+	// An init of sbin-init mode may turn out to be systemd.
+	real := []Mode{Systemd, SbinInit}
 	return []option{
 		{"restart", real, readRestart},
 		{"restart-limit", real, func(o *Options, v string) error {
@@ -55,15 +57,15 @@ func options() []option {
 			o.ShutdownTimeout, err = duration(v, time.Second, maxShutdownTimeout)
 			return err
 		}},
-		{"after", systemd, func(o *Options, v string) (err error) {
+		{"after", real, func(o *Options, v string) (err error) {
 			o.After, err = names(v, checkUnitName)
 			return err
 		}},
-		{"watch-units", systemd, func(o *Options, v string) (err error) {
+		{"watch-units", real, func(o *Options, v string) (err error) {
 			o.WatchUnits, err = names(v, checkUnitName)
 			return err
 		}},
-		{"units-from", systemd, readUnitsFrom},
+		{"units-from", real, readUnitsFrom},
 		{"components", real, func(o *Options, v string) (err error) {
 			o.Components, err = names(v, checkComponentName)
 			return err
@@ -84,7 +86,7 @@ func optionNames() []string {
 func readOptions(annotations map[string]string, container string, c Choice) (Options, error) {
 	out := Options{
 		Restart: richrun.RestartNo, RestartLimit: defaultRestartLimit, RestartInterval: defaultRestartInterval,
-		ShutdownTimeout: defaultShutdownTimeout, After: []string{"basic.target"},
+		ShutdownTimeout: defaultShutdownTimeout, After: []string{defaultAfter},
 	}
 	for _, o := range options() {
 		value, key := lookUp(annotations, Prefix+o.name, container)

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -210,4 +211,9 @@ func TestFilesOfAnImageAreReadInsideOfIt(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+func owner(st os.FileInfo) (uid, gid uint32) {
+	s := st.Sys().(*syscall.Stat_t)
+	return s.Uid, s.Gid
 }

@@ -3,8 +3,10 @@ package richcontainer
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -160,14 +162,56 @@ func (i *realInit) units() error {
 	}
 	i.folder.file(in(failedUnit), fmt.Appendf(nil, "[Unit]\nDescription=Report the failure of %%i\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nExecStart=%s unit %%i\n",
 		path.Join(richrun.Folder, richrun.LaunchFile)), 0o644)
-	for _, u := range maskedUnits() {
-		i.folder.link(in(u), "/dev/null")
+	for _, u := range i.r.Choice.Options.WatchUnits {
+		i.report(u)
 	}
-	reported := i.r.Choice.Options.WatchUnits
-	for _, u := range reported {
-		i.folder.file(in(u+".d/50-pouch.conf"), []byte(reporting), 0o644)
+	brought, err := i.brought()
+	if err != nil {
+		return err
+	}
+	for _, u := range brought {
+		i.folder.file(in(u.name), u.text, 0o644)
+		enable(i.folder, u, brought)
+	}
+	for _, name := range maskedUnits() {
+		if !slices.ContainsFunc(brought, func(u unitFile) bool { return u.name == name }) {
+			i.folder.link(in(name), "/dev/null")
+		}
 	}
 	return i.folder.err
+}
+
+// brought gives the units that pod and administrator bring in, each name once.
+func (i *realInit) brought() ([]unitFile, error) {
+	all, err := i.unitsFrom()
+	if err != nil {
+		return nil, err
+	}
+	components, err := i.n.components(i.r)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range components {
+		units, err := i.componentUnits(c)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range units {
+			if slices.ContainsFunc(all, func(o unitFile) bool { return o.name == u.name }) {
+				return nil, i.r.Choice.refuse(errdefs.ErrInvalidArgument, "unit %s of component %s is brought in twice: give one of them another name", u.name, c.Name)
+			}
+			all = append(all, u)
+		}
+	}
+	return all, nil
+}
+
+// report has the failure of a unit recorded, once.
+func (i *realInit) report(unit string) {
+	name := path.Join(unitsDir, unit+".d", "50-pouch.conf")
+	if _, err := os.Lstat(i.folder.path(name)); err != nil {
+		i.folder.file(name, []byte(reporting), 0o644)
+	}
 }
 
 // maskedUnits make no sense in a container: they look after devices, terminals, kernel and network of a machine, or mount what

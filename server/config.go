@@ -67,6 +67,7 @@ type Rich struct {
 	Handlers       []string `toml:"handlers"`
 	RootNamespaces []string `toml:"root_namespaces"`
 	RootHandlers   []string `toml:"root_handlers"`
+	ComponentsDir  string   `toml:"components_dir"`
 }
 
 // Network says where CNI's parts are.
@@ -128,7 +129,7 @@ func Default() Config {
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
 		},
-		Rich:    Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}},
+		Rich:    Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}, ComponentsDir: "/etc/cri-pouch/components.d"},
 		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Images: Images{
 			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,

@@ -82,6 +82,8 @@ func Keys() []Key {
 			func(c Config) error { return checkNamespaces(c.Rich.RootNamespaces) }},
 		{"rich.root_handlers", "", "The same for all pods of these runtime handlers.",
 			func(c Config) error { return c.checkRichHandlers(c.Rich.RootHandlers) }},
+		{"rich.components_dir", "", "Folder with a NAME.toml for each component of the administrator's that rich containers can have (docs/rich-containers.md). It is read for each container.",
+			func(c Config) error { return checkPath(c.Rich.ComponentsDir) }},
 
 		{"network.cni_conf_dir", "cni-conf-dir", "Folder of CNI configurations; it is watched, the first in lexical order is used.",
 			func(c Config) error { return checkPath(c.Network.CNIConfDir) }},

@@ -55,6 +55,6 @@ func (c Config) richNode(pouchInit string, cgroupV2 bool, cgroups cgrouptree.Mou
 	}
 	return richcontainer.Node{
 		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Handlers: handlers,
-		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers,
+		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers, ComponentsDir: c.Rich.ComponentsDir,
 	}, nil
 }
