@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -32,6 +33,8 @@ type conn struct {
 	net.Conn // hides the other methods of a TCP connection
 	tcp      *net.TCPConn
 
+	readers, reads atomic.Int64 // who reads right now, and how often somebody has
+
 	mu      sync.Mutex
 	closed  bool
 	onClose func()
@@ -51,6 +54,9 @@ func (c *conn) Read(p []byte) (int, error) {
 	if closed {
 		return 0, net.ErrClosed
 	}
+	c.reads.Add(1)
+	c.readers.Add(1)
+	defer c.readers.Add(-1)
 	return c.Conn.Read(p)
 }
 

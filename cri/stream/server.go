@@ -65,6 +65,8 @@ type Server struct {
 	backend Backend
 	tokens  *tokens
 	watcher *hangup.Watcher
+	// probeEvery is the constant; tests are quicker.
+	probeEvery time.Duration
 
 	ctx context.Context // of all streams
 	end context.CancelCauseFunc
@@ -80,7 +82,7 @@ func New(o Options, b Backend) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{o: o, backend: b, tokens: newTokens(), watcher: w}
+	s := &Server{o: o, backend: b, tokens: newTokens(), watcher: w, probeEvery: probeEvery}
 	s.ctx, s.end = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -128,13 +130,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no stream waits under this token: each is good once and for a minute", http.StatusNotFound)
 		return
 	}
-	ctx, leave, err := s.watch(r.Context())
+	c, err := connOf(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	ctx, leave, err := s.watch(r.Context(), c)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	defer leave()
-	if !s.serve(w, r.WithContext(ctx), kind, request) {
+	r = r.WithContext(ctx)
+	if !s.serve(newProber(w, r, c, s.probeEvery), r, kind, request) {
 		http.Error(w, "the token is that of another kind of stream", http.StatusNotFound)
 	}
 }
@@ -181,18 +189,23 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 	return true
 }
 
-// watch gives a context that ends when the client goes or the server is closed. The connection is closed then, which ends
-// whatever reads or writes it: at once, or a little later where the client should learn why.
-func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), err error) {
+// connOf gives the connection that a request came on.
+func connOf(ctx context.Context) (*conn, error) {
 	outer, _ := ctx.Value(connKey{}).(net.Conn)
 	if t, ok := outer.(interface{ NetConn() net.Conn }); ok { // TLS
 		outer = t.NetConn()
 	}
-	c, ok := outer.(*conn)
-	if !ok {
-		return nil, nil, errors.New("the connection is unknown: it needs ConnContext, and a listener from Listen")
+	if c, ok := outer.(*conn); ok {
+		return c, nil
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
+	return nil, errors.New("the connection is unknown: it needs ConnContext, and a listener from Listen")
+}
+
+// watch gives a context that ends when the client goes or the server is closed. The connection is closed then, which ends
+// whatever reads or writes it: at once, or a little later where the client should learn why.
+func (s *Server) watch(ctx context.Context, c *conn) (_ context.Context, leave func(), err error) {
+	request := ctx // net/http ends it, without a cause, when a read of the connection fails
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(request))
 	stop, err := s.watcher.Watch(c, func() {
 		cancel(errGone)
 		c.abort()
@@ -202,6 +215,7 @@ func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), er
 		return nil, nil, err
 	}
 	c.notify(func() { cancel(errGone) })
+	failed := context.AfterFunc(request, func() { cancel(errGone) })
 	var mu sync.Mutex
 	var late *time.Timer
 	ending := context.AfterFunc(s.ctx, func() {
@@ -212,6 +226,7 @@ func (s *Server) watch(ctx context.Context) (_ context.Context, leave func(), er
 	})
 	return ctx, func() {
 		stop()
+		failed()
 		ending()
 		mu.Lock()
 		defer mu.Unlock()

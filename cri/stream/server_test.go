@@ -1,14 +1,17 @@
 package stream
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -71,28 +74,31 @@ func serve(t *testing.T, f *fake) *Server {
 	return s
 }
 
-// client opens streams on a URL.
-func client(t *testing.T, url, protocol string, headers ...http.Header) (httpstream.Connection, []httpstream.Stream) {
+// client opens streams on a URL. Closing raw is what the end of the client's process does.
+func client(t *testing.T, address, protocol string, headers ...http.Header) (conn httpstream.Connection, raw net.Conn, streams []httpstream.Stream) {
 	t.Helper()
-	trip, err := spdy.NewRoundTripper(nil)
+	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := http.NewRequest(http.MethodPost, url, nil)
-	if err != nil {
+	if raw, err = net.Dial("tcp", u.Host); err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set(httpstream.HeaderProtocolVersion, protocol)
-	resp, err := trip.RoundTrip(r)
-	if err != nil {
+	t.Cleanup(func() { raw.Close() })
+	r := &http.Request{Method: http.MethodPost, URL: u, Host: u.Host, Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {spdy.HeaderSpdy31}, httpstream.HeaderProtocolVersion: {protocol},
+	}}
+	if err := r.Write(raw); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := trip.NewConnection(resp)
-	if err != nil {
+	// The answer is read byte by byte: what follows it is SPDY.
+	resp, err := http.ReadResponse(bufio.NewReaderSize(iotest.OneByteReader(raw), 16), r)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if conn, err = spdy.NewClientConnection(raw); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
-	var streams []httpstream.Stream
 	for _, h := range headers {
 		s, err := conn.CreateStream(h)
 		if err != nil {
@@ -100,18 +106,28 @@ func client(t *testing.T, url, protocol string, headers ...http.Header) (httpstr
 		}
 		streams = append(streams, s)
 	}
-	return conn, streams
+	return conn, raw, streams
 }
 
-func openExec(t *testing.T, s *Server) (conn httpstream.Connection, status, in, out httpstream.Stream) {
+func openExec(t *testing.T, s *Server) (raw net.Conn, status, in, out httpstream.Stream) {
 	t.Helper()
-	url, err := s.Exec(&runtime.ExecRequest{ContainerId: "c", Cmd: []string{"x"}, Stdin: true, Stdout: true})
+	address, err := s.Exec(&runtime.ExecRequest{ContainerId: "c", Cmd: []string{"x"}, Stdin: true, Stdout: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	kind := func(k string) http.Header { return http.Header{remotecommand.StreamType: {k}} }
-	conn, streams := client(t, url, remotecommand.StreamProtocolV4Name, kind("error"), kind("stdin"), kind("stdout"))
-	return conn, streams[0], streams[1], streams[2]
+	_, raw, streams := client(t, address, remotecommand.StreamProtocolV4Name, kind("error"), kind("stdin"), kind("stdout"))
+	return raw, streams[0], streams[1], streams[2]
+}
+
+// flood sends until the way is full.
+func flood(raw net.Conn, in io.Writer) {
+	_ = raw.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	for {
+		if _, err := in.Write(make([]byte, 32<<10)); err != nil {
+			return
+		}
+	}
 }
 
 func wantCause(t *testing.T, f *fake, want error) {
@@ -203,7 +219,10 @@ func TestCloseTellsWhy(t *testing.T) {
 
 // A panic in a goroutine of cri-streaming would end the daemon.
 func TestPanicEndsOneStream(t *testing.T) {
-	f := &fake{forward: func(context.Context, io.ReadWriteCloser) error { panic("oops") }}
+	f := &fake{forward: func(_ context.Context, stream io.ReadWriteCloser) error {
+		_, _ = io.Copy(io.Discard, stream) // the client is not done with opening before
+		panic("oops")
+	}}
 	s := serve(t, f)
 	url, err := s.PortForward(&runtime.PortForwardRequest{PodSandboxId: "p"})
 	if err != nil {
@@ -212,7 +231,8 @@ func TestPanicEndsOneStream(t *testing.T) {
 	kind := func(k string) http.Header {
 		return http.Header{portforward.StreamType: {k}, portforward.PortHeader: {"80"}, portforward.PortForwardRequestIDHeader: {"1"}}
 	}
-	_, streams := client(t, url, portforward.ProtocolV1Name, kind("error"), kind("data"))
+	_, _, streams := client(t, url, portforward.ProtocolV1Name, kind("error"), kind("data"))
+	streams[1].Close()
 	if said, _ := io.ReadAll(streams[0]); !strings.Contains(string(said), "oops") {
 		t.Errorf("the client was told %q", said)
 	}
@@ -230,7 +250,7 @@ func TestForwardEndsWithItsConnection(t *testing.T) {
 	kind := func(k string) http.Header {
 		return http.Header{portforward.StreamType: {k}, portforward.PortHeader: {"80"}, portforward.PortForwardRequestIDHeader: {"1"}}
 	}
-	conn, streams := client(t, url, portforward.ProtocolV1Name, kind("error"), kind("data"))
+	_, conn, streams := client(t, url, portforward.ProtocolV1Name, kind("error"), kind("data"))
 	streams[1].Close()
 	select {
 	case err := <-f.ended:

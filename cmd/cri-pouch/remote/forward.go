@@ -10,10 +10,14 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/streaming/pkg/httpstream"
 )
+
+// reasonLimit bounds the wait for what the daemon says of a connection that it does not open.
+const reasonLimit = time.Second
 
 // Tunnel is one connection to the URL of a port-forward; it carries any number of forwarded connections.
 type Tunnel struct {
@@ -73,7 +77,11 @@ func (t *Tunnel) Connect(local net.Conn, port uint16) error {
 	_ = failure.Close() // we send nothing there
 	data, err := open(portforward.StreamTypeData)
 	if err != nil {
-		_ = failure.Reset()
+		// A connection that is refused may be reset before it is open here; then the reason stands in the other stream.
+		defer time.AfterFunc(reasonLimit, func() { _ = failure.Reset() }).Stop()
+		if said, readErr := io.ReadAll(failure); readErr == nil && len(said) > 0 {
+			return errors.New(string(said))
+		}
 		return fmt.Errorf("forward to port %d: %w", port, err)
 	}
 	defer t.conn.RemoveStreams(failure, data)
