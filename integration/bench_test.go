@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +33,25 @@ func TestTheBenchmarkMeasuresCriPouchAlone(t *testing.T) {
 		t.Errorf("the report reads\n%s", text)
 	}
 	checkNothingLeft(t, report.Lab)
+}
+
+func TestABenchmarkThatIsCutOffLeavesNothing(t *testing.T) {
+	binary, plugins := harness.Programs(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	name := ""
+	say := func(format string, args ...any) {
+		if strings.HasPrefix(format, "starting cri-pouch in") {
+			name, _, _ = strings.Cut(filepath.Base(args[0].(string)), "-")
+			// Pods are up by then, or coming up; where it is cut off makes no difference.
+			time.AfterFunc(1500*time.Millisecond, cancel)
+		}
+	}
+	_, err := bench.Run(ctx, bench.Options{Binary: binary, CNIBin: plugins, Rounds: 1000, Burst: 3, Lines: 100, Only: "bursts", Say: say})
+	if ctx.Err() == nil || err == nil || name == "" {
+		t.Fatalf("it went on: %v", err)
+	}
+	checkNothingLeft(t, name)
 }
 
 // checkNothingLeft fails the test for each mount, process, cgroup, link and folder that carries a lab's name.

@@ -83,7 +83,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx))) }()
 		b.targets = append(b.targets, p.target())
 	}
-	o.Say("starting cri-pouch")
+	o.Say("starting cri-pouch in %s", b.lab.Dir)
 	if err := b.lab.Daemon.Start(ctx); err != nil {
 		return nil, err
 	}
