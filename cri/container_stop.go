@@ -10,6 +10,7 @@ import (
 	"github.com/moby/sys/signal"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -49,7 +50,14 @@ func (s *Service) stopContainer(ctx context.Context, c *container, grace time.Du
 		if err := s.Runtime.Kill(ctx, c.id, uint32(sig), false); err != nil && !gone(err) {
 			return fmt.Errorf("send %s to container %s: %w", v.rec.StopSignal, c.id, err)
 		}
-		ended, err := c.awaitEnd(ctx, grace)
+		rest := s.shutdownTime(c.id, grace)
+		ended, err := c.awaitEnd(ctx, grace-rest)
+		if err == nil && !ended && rest > 0 { // the application has not ended, its init ends everything
+			if err := s.Runtime.Kill(ctx, c.id, uint32(sig), false); err != nil && !gone(err) {
+				return fmt.Errorf("shut down the init of container %s: %w", c.id, err)
+			}
+			ended, err = c.awaitEnd(ctx, rest)
+		}
 		if err != nil {
 			return fmt.Errorf("wait for the end of container %s: %w", c.id, err)
 		}
@@ -68,4 +76,14 @@ func (s *Service) awaitCleaned(ctx context.Context, c *container) error {
 	case <-ctx.Done():
 		return fmt.Errorf("clean up after container %s: %w", c.id, ctx.Err())
 	}
+}
+
+// shutdownTime is the part of the grace period that a rich container's init has for its other services when the application
+// does not end: as long as its shutdown may take, at most a third. 0 for a plain container.
+func (s *Service) shutdownTime(id string, grace time.Duration) time.Duration {
+	plan, err := richrun.ReadPlan(s.bundleDir(id))
+	if err != nil {
+		return 0
+	}
+	return min(plan.ShutdownTimeout, grace/3)
 }
