@@ -195,7 +195,7 @@ func TestLogs(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.AwaitLog(t, "tick ")
-		c.Exec(t, "touch", "/stop")
+		letEnd(t, c)
 		c.Ended(t)
 		all := append(harness.ReadLog(t, old), harness.ReadLog(t, c.LogFile())...)
 		for i, l := range all {
