@@ -85,7 +85,11 @@ func connect(ctx context.Context, f *os.File, to unix.Sockaddr) error {
 			return !errors.Is(result, unix.EINPROGRESS)
 		}
 		code, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
-		if result = err; err == nil && code != 0 {
+		switch result = err; {
+		case err != nil:
+		case unix.Errno(code) == unix.ECONNRESET:
+			return true // it was connected, and is over already: what it has to say can be read
+		case code != 0:
 			result = unix.Errno(code)
 		}
 		if result == nil {

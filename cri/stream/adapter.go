@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"runtime/debug"
 	"time"
 
@@ -56,7 +57,28 @@ func (f forwarder) PortForward(_ context.Context, sandbox, _ string, port int32,
 		return errEnding
 	}
 	defer f.s.wg.Done()
+	if err := reply(stream); err != nil {
+		return errGone
+	}
 	return f.s.guard("port-forward", func() error { return f.s.backend.PortForward(f.ctx, sandbox, port, stream) })
+}
+
+// reply answers the opening of a SPDY stream before anything else is done with it. cri-streaming does so at the same time
+// from elsewhere, which has two flaws: a refusal may overtake the answer, and where the connection ends before it, spdystream
+// waits for the answer for ever when the stream is closed. Refuse ends that wait.
+func reply(stream any) error {
+	s, ok := stream.(interface {
+		SendReply(headers http.Header, fin bool) error
+		Refuse() error
+	})
+	if !ok {
+		return nil
+	}
+	err := s.SendReply(http.Header{}, false)
+	if err != nil {
+		_ = s.Refuse()
+	}
+	return err
 }
 
 // guard turns a panic into an error: it would end the daemon where cri-streaming calls from a goroutine of its own.

@@ -24,6 +24,8 @@ type prober struct {
 	web   bool // WebSocket, else SPDY
 	every time.Duration
 	done  <-chan struct{}
+
+	hijacked bool
 }
 
 func newProber(w http.ResponseWriter, r *http.Request, c *conn, every time.Duration) *prober {
@@ -36,6 +38,7 @@ func (p *prober) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	p.hijacked = true
 	w := &probed{Conn: raw, frames: frames{size: spdyFrame}, ping: spdyPing}
 	if p.web { // its library answers the handshake after this
 		w.frames, w.ping = frames{size: webFrame, preamble: true}, webPing

@@ -142,8 +142,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer leave()
 	r = r.WithContext(ctx)
-	if !s.serve(newProber(w, r, c, s.probeEvery), r, kind, request) {
+	p := newProber(w, r, c, s.probeEvery)
+	switch {
+	case !s.serve(p, r, kind, request):
 		http.Error(w, "the token is that of another kind of stream", http.StatusNotFound)
+	case p.hijacked: // cri-streaming leaves a client that does not open its streams in time
+		c.Close()
 	}
 }
 
