@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
@@ -23,9 +22,6 @@ import (
 // has the init's.
 const appFile = "process.json"
 
-// realInits says that the modes with a real init are served: the shim has to follow the launcher's record for them.
-const realInits = false
-
 // chooseRich decides which init the container has.
 func (s *Service) chooseRich(sb model.Sandbox, cfg model.ContainerConfig, img snapshot.Image) (richcontainer.Choice, error) {
 	env := slices.Clone(img.Config.Config.Env)
@@ -37,9 +33,6 @@ func (s *Service) chooseRich(sb model.Sandbox, cfg model.ContainerConfig, img sn
 	})
 	if err != nil {
 		return c, fmt.Errorf("container %q: %w", cfg.Name, err)
-	}
-	if !realInits && (c.Mode == richcontainer.Systemd || c.Mode == richcontainer.SbinInit) {
-		return c, fmt.Errorf("container %q: %s mode (%s) is not served yet: %w", cfg.Name, c.Mode, c.By, errdefs.ErrNotImplemented)
 	}
 	return c, nil
 }

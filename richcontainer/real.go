@@ -180,7 +180,7 @@ func (i *realInit) finish(argv, env []string) (Prepared, error) {
 	}
 	p := *sp.Process
 	p.Args, p.Env, p.Cwd = argv, append([]string{"container=cri-pouch", "container_uuid=" + uuid(i.r.PodUID), term, pathVariable}, env...), "/"
-	p.User, p.Terminal, p.NoNewPrivileges, p.Capabilities = specs.User{}, true, false, withoutBoot(p.Capabilities)
+	p.User, p.NoNewPrivileges, p.Capabilities = specs.User{}, false, withoutBoot(p.Capabilities)
 	if p.Capabilities != nil {
 		p.Capabilities.Ambient, p.Capabilities.Inheritable = nil, nil
 	}

@@ -141,6 +141,7 @@ ExecStart=%s
 Delegate=yes
 KillMode=mixed
 OOMPolicy=continue
+IgnoreSIGPIPE=no
 Restart=no
 TasksMax=infinity
 LimitNOFILE=infinity

@@ -72,7 +72,7 @@ func TestSystemdTakesThePlaceOfTheCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := r.Spec.Process
-	if !slices.Equal(p.Args, []string{"/usr/lib/systemd/systemd"}) || p.Cwd != "/" || !p.Terminal || p.User.UID != 0 || p.NoNewPrivileges {
+	if !slices.Equal(p.Args, []string{"/usr/lib/systemd/systemd"}) || p.Cwd != "/" || p.Terminal || p.User.UID != 0 || p.NoNewPrivileges {
 		t.Errorf("pid 1 is %+v", p)
 	}
 	for _, want := range []string{"container=cri-pouch", "container_uuid=0f5a3c7e-7d7e-4a5e-9b1a-2f3c4d5e6f70", "SYSTEMD_UNIT_PATH=/run/.pouch/units:", "TERM=dumb"} {
