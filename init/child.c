@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -101,6 +102,24 @@ static bool keep_ambient(uint64_t ambient)
 	return true;
 }
 
+/* enter changes to the application's folder. One that is missing is made, as a container runtime does. */
+static bool enter(const char *dir)
+{
+	char path[PATH_MAX];
+
+	if (!chdir(dir))
+		return true;
+	if (errno != ENOENT || snprintf(path, sizeof path, "%s", dir) >= (int)sizeof path)
+		return false;
+	for (char *slash = path; (slash = strchr(slash + 1, '/'));) {
+		*slash = 0;
+		mkdir(path, 0755);
+		*slash = '/';
+	}
+	mkdir(path, 0755);
+	return !chdir(dir);
+}
+
 /* execute does all the steps; it returns only if one fails. */
 static enum step execute(const struct app *app, const struct streams *s, const char *procs, const sigset_t *mask)
 {
@@ -112,7 +131,7 @@ static enum step execute(const struct app *app, const struct streams *s, const c
 		return STEP_STREAMS;
 	if (!set_limits(app))
 		return STEP_LIMITS;
-	there = !chdir(app->dir); /* as root: the user may not see the way there */
+	there = enter(app->dir); /* as root: the user may not see the way there */
 	if (app->mask >= 0)
 		umask((mode_t)app->mask);
 	if (setgroups(app->groups_len, app->groups) || setresgid(app->gid, app->gid, app->gid))

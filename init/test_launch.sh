@@ -34,7 +34,9 @@ is "failed 1 2 exec,done 127" "$(record)" "the record of a missing program"
 grep -q '/does/not/exist: exec: No such file' "$work/err" || fail "the error does not say what failed"
 app a/etc/passwd rno;                          is 126 "$(launched)" "no program"
 app ash ePATH=/nowhere;                        is 127 "$(launched)" "a PATH without it: the application's counts, not ours"
-app a/bin/true d/does/not/exist;               is 127 "$(launched)" "a missing folder"
+app apwd ePATH=/bin "d$work/made/by us" "1$work/o"; : >"$work/o"; is 0 "$(launched)" "a folder that was missing"
+is "$work/made/by us" "$(cat "$work/o")" "the folder that was made"
+app a/bin/true d/proc/does/not/exist;          is 127 "$(launched)" "a folder that cannot be"
 grep -q 'failed 1 2 folder' "$work/record" || fail "the record does not name the folder"
 
 # Streams, folder, umask, limits.

@@ -1,0 +1,272 @@
+package richcontainer
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+)
+
+const sysvinitProgram = "ELF... /etc/inittab ... /run/initctl ..."
+
+func TestInittabs(t *testing.T) {
+	needRoot(t)
+	const own = "# theirs\nid:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\np+00:2:once:/theirs\n1:2345:respawn:/sbin/getty --noclear 38400 tty1\nT0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\nlast:2:once:/bin/last"
+	for name, tc := range map[string]struct {
+		files    map[string]string
+		want     string
+		shutdown unix.Signal
+	}{
+		"sysvinit": {map[string]string{"sbin/init": sysvinitProgram, "etc/inittab": own}, "# theirs\nid:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\n# replaced by cri-pouch: p+00:2:once:/theirs\n" +
+			"# no such terminal in a container: 1:2345:respawn:/sbin/getty --noclear 38400 tty1\n# no such terminal in a container: T0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\nlast:2:once:/bin/last\n" +
+			"# by cri-pouch\np+00:12345:once:/run/.pouch/launch\np+pf::powerfail:/sbin/shutdown -h now\n", unix.SIGPWR},
+		"busybox":             {map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox", "etc/inittab": "::respawn:/bin/x\ntty1::askfirst:/sbin/getty tty1\n"}, "::respawn:/bin/x\n# no such terminal in a container: tty1::askfirst:/sbin/getty tty1\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
+		"busybox by its text": {map[string]string{"sbin/init": "BusyBox v1.35"}, "::sysinit:/etc/init.d/rcS\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
+		"an empty inittab":    {map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox", "etc/inittab": "\n"}, "\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request(t, SbinInit, rootfs(t, tc.files))
+			if _, err := v1.Prepare(r); err != nil {
+				t.Fatal(err)
+			}
+			if got := made(t, r, "inittab"); got != tc.want {
+				t.Errorf("inittab\n%s\nwant\n%s", got, tc.want)
+			}
+			plan, err := richrun.ReadPlan(r.Bundle)
+			if err != nil || plan.Mode != "sbin-init" || plan.Shutdown != int(tc.shutdown) || !plan.KillWhenAlone {
+				t.Errorf("%+v, %v", plan, err)
+			}
+			if p := r.Spec.Process; !slices.Equal(p.Args, []string{"/sbin/init"}) || !slices.Contains(p.Env, "container=cri-pouch") {
+				t.Errorf("pid 1 is %+v", p)
+			}
+			if m, _ := mountOf(r.Spec, "/etc/inittab"); m.Source != filepath.Join(r.Bundle, "rich", "inittab") || !slices.Contains(m.Options, "ro") {
+				t.Errorf("%+v", m)
+			}
+		})
+	}
+}
+
+func TestSystemdAsSbinInit(t *testing.T) {
+	needRoot(t)
+	r := request(t, SbinInit, rootfs(t, debian(nil)))
+	if _, err := v1.Prepare(r); err != nil {
+		t.Fatal(err)
+	}
+	if plan, err := richrun.ReadPlan(r.Bundle); err != nil || plan.Shutdown != sigrtmin3 || plan.KillWhenAlone || !slices.Equal(r.Spec.Process.Args, []string{"/usr/lib/systemd/systemd"}) {
+		t.Errorf("%+v, %v, %v", plan, err, r.Spec.Process.Args)
+	}
+}
+
+func TestInitsThatAreRefused(t *testing.T) {
+	needRoot(t)
+	for name, tc := range map[string]struct {
+		files map[string]string
+		edit  func(*Request)
+		want  []string
+	}{
+		"none":                    {want: []string{"the image has no /sbin/init", "sysvinit-core"}},
+		"a folder":                {files: map[string]string{"sbin/init/": ""}, want: []string{"/sbin/init", "is no program", "a folder"}},
+		"a FIFO":                  {files: map[string]string{"sbin/init": "fifo"}, want: []string{"/sbin/init", "a FIFO"}},
+		"an empty file":           {files: map[string]string{"sbin/init": ""}, want: []string{"is no program"}},
+		"a link out of the image": {files: map[string]string{"sbin/init": "-> ../../../../../../bin/busybox"}, want: []string{"the image has no /sbin/init"}},
+		"a circle":                {files: map[string]string{"sbin/init": "-> init"}, want: []string{"circle"}},
+		"runit":                   {files: map[string]string{"lib/runit/runit-init": "x", "sbin/init": "-> /lib/runit/runit-init"}, want: []string{"is runit, which is not supported", "sysvinit, busybox and systemd"}},
+		"openrc":                  {files: map[string]string{"sbin/openrc-init": "x", "sbin/init": "-> openrc-init"}, want: []string{"is openrc-init, which is not supported"}},
+		"openrc by its text":      {files: map[string]string{"sbin/init": "openrc"}, want: []string{"is openrc-init"}},
+		"a script":                {files: map[string]string{"sbin/init": "#!/bin/sh\n"}, want: []string{"an init that is not known"}},
+		"too large":               {files: map[string]string{"sbin/init": "x"}, edit: func(r *Request) { truncate(t, r.Rootfs+"/sbin/init", maxInit+1) }, want: []string{"more than"}},
+		"inittab is a FIFO":       {files: map[string]string{"sbin/init": sysvinitProgram, "etc/inittab": "fifo"}, want: []string{"/etc/inittab", "FIFO"}},
+		"inittab is endless":      {files: map[string]string{"sbin/init": sysvinitProgram, "etc/inittab": "x"}, edit: func(r *Request) { truncate(t, r.Rootfs+"/etc/inittab", maxText+1) }, want: []string{"/etc/inittab", "more than"}},
+		"inittab is mounted":      {files: map[string]string{"sbin/init": sysvinitProgram}, edit: mountAt("/etc/inittab"), want: []string{"/etc/inittab", "remove that mount"}},
+		"an option of systemd":    {files: map[string]string{"sbin/init": sysvinitProgram}, edit: func(r *Request) { r.Choice.Options.WatchUnits = []string{"a.service"} }, want: []string{"watch-units", "sysvinit"}},
+		"the init as the command": {files: map[string]string{"sbin/init": sysvinitProgram}, edit: args("/sbin/init", "3"), want: []string{"command is the init"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request(t, SbinInit, rootfs(t, tc.files))
+			if tc.edit != nil {
+				tc.edit(&r)
+			}
+			_, err := v1.Prepare(r)
+			wantError(t, err, errdefs.IsInvalidArgument, append(tc.want, "sbin-init mode (annotation rich.cri-pouch.io/mode)")...)
+		})
+	}
+}
+
+// The busybox that is the init is not the one that runs the command.
+func TestACommandOfTheSameBusybox(t *testing.T) {
+	needRoot(t)
+	r := request(t, SbinInit, rootfs(t, map[string]string{"bin/busybox": "BusyBox v1", "sbin/init": "-> ../bin/busybox", "bin/sleep": "-> busybox"}))
+	r.Spec.Process.Args = []string{"/bin/sleep", "1"}
+	if _, err := v1.Prepare(r); err != nil {
+		t.Error(err)
+	}
+}
+
+func components(t *testing.T, files map[string]string) Node {
+	t.Helper()
+	n := v1
+	n.ComponentsDir = t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(n.ComponentsDir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return n
+}
+
+func TestComponents(t *testing.T) {
+	needRoot(t)
+	agent := rootfs(t, map[string]string{"units/agent.service": "[Service]\nExecStart=/run/.pouch/components/agent/bin/agent\n", "bin/start": "#!/bin/sh\n"})
+	n := components(t, map[string]string{
+		"agent.toml":   "path = '" + agent + "'\nunits = ['units/agent.service']\nscripts = ['bin/start']\nenv = ['TOKEN=a\"b\\%c', \"Q=it's\"]\nessential = true",
+		"monitor.toml": "path = '" + agent + "'\nunits = ['units/agent.service']\nnamespaces = ['infra']", "readme.txt": "no component",
+	})
+	r := request(t, Systemd, rootfs(t, debian(nil)))
+	r.Choice.Options.Components = []string{"agent"}
+	if _, err := n.Prepare(r); err != nil {
+		t.Fatal(err)
+	}
+	if m, i := mountOf(r.Spec, "/run/.pouch/components/agent"); i < 0 || m.Source != agent || !slices.Contains(m.Options, "ro") {
+		t.Errorf("%+v", m)
+	}
+	if got := made(t, r, "units/agent.service.d/40-pouch-component.conf"); got != "[Service]\nEnvironment=\"TOKEN=a\\\"b\\\\%%c\"\nEnvironment=\"Q=it's\"\n" {
+		t.Errorf("%s", got)
+	}
+	for _, name := range []string{"units/agent.service", "units/multi-user.target.wants/agent.service", "units/agent.service.d/50-pouch.conf"} {
+		made(t, r, name)
+	}
+	if plan, err := richrun.ReadPlan(r.Bundle); err != nil || !slices.Equal(plan.WatchUnits, []string{"agent.service"}) {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	r = request(t, SbinInit, rootfs(t, map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox"}))
+	r.Choice.Options.Components = []string{"agent"}
+	if _, err := n.Prepare(r); err != nil {
+		t.Fatal(err)
+	}
+	if got := made(t, r, "inittab"); !strings.HasSuffix(got, "::once:/run/.pouch/scripts/agent-0\n::once:/run/.pouch/launch\n") {
+		t.Errorf("%s", got)
+	}
+	if got := made(t, r, "scripts/agent-0"); got != "#!/bin/sh\n# Component agent, by cri-pouch.\nexport TOKEN='a\"b\\%c'\nexport Q='it'\\''s'\n'/run/.pouch/components/agent/bin/start' || exec /run/.pouch/launch unit component-agent.service\n" {
+		t.Errorf("%s", got)
+	}
+	// One of the administrator's own choice, and its name twice.
+	r = request(t, Systemd, rootfs(t, debian(nil)))
+	r.Namespace = "infra"
+	if _, err := n.Prepare(r); err != nil {
+		t.Fatal(err)
+	}
+	made(t, r, "units/agent.service")
+	r = request(t, Systemd, rootfs(t, debian(nil)))
+	r.Namespace, r.Choice.Options.Components = "infra", []string{"agent"}
+	_, err := n.Prepare(r)
+	wantError(t, err, errdefs.IsInvalidArgument, "agent.service", "twice")
+	r = request(t, Systemd, rootfs(t, debian(nil)))
+	r.Choice.Options.Components = []string{"other"}
+	_, err = n.Prepare(r)
+	wantError(t, err, errdefs.IsInvalidArgument, `"other"`, "[agent, monitor]", "other.toml")
+}
+
+func TestComponentsThatAreWrong(t *testing.T) {
+	needRoot(t)
+	for name, tc := range map[string]struct{ file, text, want string }{
+		"no path":             {"a.toml", "units = ['a.service']", "must be absolute"},
+		"nothing to start":    {"a.toml", "path = '/x'", "nothing to start"},
+		"a unit outside":      {"a.toml", "path = '/x'\nunits = ['../a.service']", "no path inside"},
+		"no unit":             {"a.toml", "path = '/x'\nunits = ['a.conf']", "no name of a unit"},
+		"a bad variable":      {"a.toml", "path = '/x'\nunits = ['a.service']\nenv = ['a b=c']", "not KEY=VALUE"},
+		"an unknown key":      {"a.toml", "path = '/x'\nunit = ['a.service']", "unknown key"},
+		"no TOML":             {"a.toml", "path", "a.toml"},
+		"a bad name":          {"A_b.toml", "path = '/x'", "no name of a component"},
+		"a folder that's not": {"a.toml", "path = '/does/not/exist'\nunits = ['a.service']\nnamespaces = ['*']", "component a: "},
+		"no scripts":          {"a.toml", "path = '/'\nunits = ['a.service']\nnamespaces = ['*']", "has no scripts"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files, mode := debian(nil), Systemd
+			if tc.want == "has no scripts" {
+				files, mode = map[string]string{"sbin/init": sysvinitProgram}, SbinInit
+			}
+			r := request(t, mode, rootfs(t, files))
+			_, err := components(t, map[string]string{tc.file: tc.text}).Prepare(r)
+			wantError(t, err, errdefs.IsFailedPrecondition, tc.want)
+		})
+	}
+}
+
+// awkward are values that shells, pam_env and systemd each would change in another way.
+var awkward = []string{"", "plain", " spaces ", `it's "quoted"`, `back\slash`, "$HOME `id` ${x}", "a=b=c", "#no comment", "é", "%n", "tab\t", "'", `"`}
+
+func TestShellsTakeTheEnvironmentAsItIs(t *testing.T) {
+	env := []string{"not-a-name=x", "HOME=/elsewhere", "MULTI=line\nline", "LAST='"}
+	var want []string
+	for i, v := range awkward {
+		env = append(env, "V"+string(rune('a'+i))+"="+v)
+		want = append(want, v)
+	}
+	script := filepath.Join(t.TempDir(), "env.sh")
+	if err := os.WriteFile(script, profileScript(env), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/bin/sh", "-c", `. "$1"; printf '%s\0' "$Va" "$Vb" "$Vc" "$Vd" "$Ve" "$Vf" "$Vg" "$Vh" "$Vi" "$Vj" "$Vk" "$Vl" "$Vm" "$MULTI" "$LAST" "$HOME"`, "sh", script)
+	cmd.Env = []string{"HOME=/own", "PATH=/usr/bin:/bin"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	want = append(want, "line\nline", "'", "/own")
+	if got := strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"); !slices.Equal(got, want) {
+		t.Errorf("a shell has\n%q\nwant\n%q", got, want)
+	}
+}
+
+func TestTheEnvironmentForPAM(t *testing.T) {
+	got := string(environmentFile([]byte("OWN=1"), []string{"A=b c", "HOME=/x", "MULTI=a\nb", "Q=say \"x\"", "LONG=" + strings.Repeat("x", 2000), "bad-name=1"}))
+	if want := "OWN=1\nA=\"b c\"\nQ='say \"x\"'\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// looked are the things of an image that are looked at, and the links on the way.
+var looked = []string{"./lib", "./bin", "./sbin", "./run", "./tmp", "./etc", "./etc/profile.d", "./etc/pam.d", "./etc/passwd", "./etc/machine-id", "./etc/environment", "./etc/inittab", "*/sbin/init", "*/systemd/systemd", "*/runit-init", "*/openrc-init", "*/dumb-init"}
+
+// Debian's own systemd and inits, where integration/scripts/rich-images.sh has built them.
+func TestRealImages(t *testing.T) {
+	needRoot(t)
+	for name, tc := range map[string]struct {
+		mode Mode
+		want string
+	}{
+		"systemd": {Systemd, "/usr/lib/systemd/systemd"}, "trixie": {Systemd, "/usr/lib/systemd/systemd"}, "bullseye": {Systemd, "/lib/systemd/systemd"},
+		"sysvinit": {SbinInit, "/sbin/init"}, "runit": {SbinInit, "refused: is runit"}, "openrc": {SbinInit, "refused: /sbin/init"}, "dumb-init": {DumbInit, "/usr/bin/dumb-init"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tar := filepath.Join("../build/rich", name+".tar")
+			if _, err := os.Stat(tar); err != nil {
+				t.Skipf("%v: make rich-images-all", err)
+			}
+			root := t.TempDir()
+			if out, err := exec.Command("tar", append([]string{"-xf", tar, "-C", root, "--no-recursion", "--wildcards"}, looked...)...).CombinedOutput(); err != nil && !strings.Contains(string(out), "Not found") {
+				t.Fatalf("%v: %s", err, out)
+			}
+			r := request(t, tc.mode, root)
+			_, err := v1.Prepare(r)
+			if part, refused := strings.CutPrefix(tc.want, "refused: "); refused {
+				wantError(t, err, errdefs.IsInvalidArgument, part)
+				return
+			}
+			if err != nil || r.Spec.Process.Args[0] != tc.want {
+				t.Errorf("%v, %v", r.Spec.Process.Args, err)
+			}
+			_, profile := mountOf(r.Spec, "/etc/profile.d/pouchenv.sh")
+			if hasFolder := tc.mode != DumbInit; hasFolder != (profile >= 0) {
+				t.Errorf("login shells: mount %d", profile)
+			}
+		})
+	}
+}
