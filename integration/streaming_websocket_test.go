@@ -20,13 +20,15 @@ type socket struct {
 	got map[byte]string
 }
 
-func dialSocket(t testing.TB, url string) *socket {
+func dialSocket(t testing.TB, url string) *socket { return dialProtocol(t, url, "v4.channel.k8s.io") }
+
+func dialProtocol(t testing.TB, url, protocol string) *socket {
 	t.Helper()
 	config, err := websocket.NewConfig(strings.Replace(url, "http://", "ws://", 1), "http://localhost/")
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Protocol = []string{"v4.channel.k8s.io"}
+	config.Protocol = []string{protocol}
 	conn, err := websocket.DialConfig(config)
 	if err != nil {
 		t.Fatalf("open the WebSocket: %v", err)
@@ -76,6 +78,22 @@ func TestStreamsOverWebSocket(t *testing.T) {
 		if s.got[1] != "got this\n" || s.got[2] != "oops\n" {
 			t.Errorf("%q", s.got)
 		}
+	})
+	t.Run("exec with stdin half-closed, which v5 can", func(t *testing.T) {
+		s := dialProtocol(t, execURL(t, c, false, "sh", "-c", "cat; echo after the end >&2; exit 8"), "v5.channel.k8s.io")
+		s.send(t, 0, "this\n")
+		s.send(t, 255, "\x00")
+		s.until(t, 3, `"reason":"ExitCode","message":"8"`)
+		if s.got[1] != "this\n" || s.got[2] != "after the end\n" {
+			t.Errorf("%q", s.got)
+		}
+		well := dialProtocol(t, execURL(t, c, false, "true"), "v5.channel.k8s.io")
+		well.until(t, 3, `"status":"Success"`)
+	})
+	t.Run("attach with v5", func(t *testing.T) {
+		s := dialProtocol(t, attachURL(t, c, true), "v5.channel.k8s.io")
+		s.send(t, 0, "five\n")
+		s.until(t, 1, "got five\n")
 	})
 	t.Run("exec on a terminal", func(t *testing.T) {
 		s := dialSocket(t, execURL(t, c, true, "sh"))

@@ -170,6 +170,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 		}
 		e := executor{s, req.Stdin, req.Stdout, req.Stderr}
 		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
+		if wantsV5(r) {
+			s.serveV5(w, r, o, func(in io.Reader, out, err io.WriteCloser, resize <-chan remotecommand.TerminalSize) error {
+				return e.ExecInContainer(r.Context(), "", "", req.ContainerId, req.Cmd, in, out, err, req.Tty, resize, 0)
+			})
+			return true
+		}
 		remotecommand.ServeExec(w, r, e, "", "", req.ContainerId, req.Cmd, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
 	case *runtime.AttachRequest:
 		if kind != "attach" {
@@ -177,6 +183,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 		}
 		e := executor{s, req.Stdin, req.Stdout, req.Stderr}
 		o := &remotecommand.Options{Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr, TTY: req.Tty}
+		if wantsV5(r) {
+			s.serveV5(w, r, o, func(in io.Reader, out, err io.WriteCloser, resize <-chan remotecommand.TerminalSize) error {
+				return e.AttachContainer(r.Context(), "", "", req.ContainerId, in, out, err, req.Tty, resize)
+			})
+			return true
+		}
 		remotecommand.ServeAttach(w, r, e, "", "", req.ContainerId, o, s.o.Idle, creationLimit, remotecommand.SupportedStreamingProtocols)
 	case *runtime.PortForwardRequest:
 		if kind != "portforward" {

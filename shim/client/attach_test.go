@@ -194,17 +194,19 @@ func TestAttachSlowReader(t *testing.T) {
 	l := newLab(t)
 	for _, terminal := range []bool{false, true} {
 		id := fmt.Sprintf("c%v", terminal)
-		l.typed(id, "read go; seq 1 400000; echo end; read x", false, terminal)
+		l.typed(id, "read go; i=0; while [ $i -lt 50 ]; do seq 1 10000; i=$((i+1)); usleep 10000; done; echo end; read x", false, terminal)
 		stuck, reads := l.attach(id, true, terminal), l.attach(id, true, terminal)
 		stuck.send("\n")
 		reads.until("end")
 		if err := stuck.end(); !errdefs.IsResourceExhausted(err) {
 			t.Errorf("terminal %v: %v", terminal, err)
 		}
-		if got := strings.Count(reads.text, "\n"); got < 400_001 {
+		if got := strings.Count(reads.text, "\n"); got < 500_001 {
 			t.Errorf("terminal %v: the other client has %d lines", terminal, got)
 		}
-		l.eventually("the log is complete", func() bool { return strings.Contains(l.text(id, "stdout"), "400000") })
+		l.eventually("the log is complete", func() bool {
+			return strings.HasSuffix(strings.ReplaceAll(l.text(id, "stdout"), "\r", ""), "10000\nend\n")
+		})
 		l.kill(id)
 		l.finish(id)
 	}
