@@ -110,7 +110,9 @@ func (c *container) build(spec *specs.Spec) (err error) {
 		c.s.forget(c)
 		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
-	after, err := within(createLimit, "creation", func() { c.killLate() }, func() error { return c.launch(config, spec.Process) })
+	after, err := within(createLimit, "creation", c.killLate, func() error {
+		return c.s.launched(func() error { return c.launch(config, spec.Process) })
+	})
 	if err == nil {
 		go c.watch()
 		return nil

@@ -102,7 +102,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 		release()
 		return 0, err
 	}
-	after, err := within(createLimit, "exec", e.killLate, e.launch)
+	after, err := within(createLimit, "exec", e.killLate, func() error { return e.c.s.launched(e.launch) })
 	select {
 	case <-after:
 		release()

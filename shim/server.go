@@ -55,6 +55,7 @@ type Server struct {
 	oom       *oomWatch
 	starts    chan struct{} // a slot for each create or exec under way
 	clients   *clients
+	launches  launches
 
 	idleLimit, lookEvery time.Duration // those of attend
 

@@ -69,7 +69,9 @@ func (n *node) create(t testing.TB, spec *corev1.Pod) *pod {
 		if t.Failed() {
 			p.explain(t)
 		}
-		p.remove(t)
+		if !p.remove(t) {
+			p.explain(t)
+		}
 	})
 	return p
 }
@@ -134,8 +136,8 @@ func idOf(s corev1.ContainerStatus) string {
 	return id
 }
 
-// remove deletes the pod and waits until it is gone.
-func (p *pod) remove(t testing.TB) {
+// remove deletes the pod, waits until it is gone, and says whether it went.
+func (p *pod) remove(t testing.TB) bool {
 	t.Helper()
 	grace := int64(1)
 	ctx := limited(t)
@@ -145,7 +147,9 @@ func (p *pod) remove(t testing.TB) {
 	}
 	if err := cluster.AwaitGone(ctx, p.n.Client.CoreV1().RESTClient(), "pods", namespace, p.name); err != nil {
 		t.Error(err)
+		return false
 	}
+	return true
 }
 
 // setImage edits the image of one container.
@@ -234,26 +238,4 @@ func (p *pod) sandbox(t testing.TB) string {
 		t.Fatalf("pod %s has the ready sandboxes %v (%v), not one", p.name, r.GetItems(), err)
 	}
 	return r.Items[0].Id
-}
-
-// explain says what became of the pod of a failed test.
-func (p *pod) explain(t testing.TB) {
-	t.Helper()
-	now := p.get(t)
-	for _, c := range now.Status.Conditions {
-		t.Logf("%s: %s is %s: %s %s", p.name, c.Type, c.Status, c.Reason, c.Message)
-	}
-	for _, list := range [][]corev1.ContainerStatus{now.Status.InitContainerStatuses, now.Status.ContainerStatuses, now.Status.EphemeralContainerStatuses} {
-		for _, c := range list {
-			t.Logf("%s: container %s: %+v, before: %+v", p.name, c.Name, c.State, c.LastTerminationState)
-		}
-	}
-	events, err := p.n.Client.CoreV1().Events(namespace).List(limited(t), metav1.ListOptions{FieldSelector: "involvedObject.name=" + p.name})
-	if err != nil {
-		t.Log(err)
-		return
-	}
-	for _, e := range events.Items {
-		t.Logf("%s: %s %s: %s", p.name, e.LastTimestamp.Format(time.TimeOnly), e.Reason, e.Message)
-	}
 }
