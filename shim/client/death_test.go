@@ -105,13 +105,15 @@ func TestWaitFailsWhenTheShimDies(t *testing.T) {
 		_, err := l.client.Wait(l.ctx, "c", "")
 		result <- err
 	}()
-	if err := unix.Kill(l.client.Pid(), unix.SIGKILL); err != nil {
+	dead := l.client.Pid()
+	if err := unix.Kill(dead, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-result; !errdefs.IsUnavailable(err) && !errdefs.IsNotFound(err) {
 		t.Errorf("Wait gave %v", err)
 	}
-	l.eventually("a new shim is there", func() bool { return l.client.Pid() != 0 })
+	// For a moment the client still names the dead one, whose containers only its successor's start takes away.
+	l.eventually("a new shim is there", func() bool { pid := l.client.Pid(); return pid != 0 && pid != dead })
 }
 
 func TestTheShimOutlivesItsClientAndSignals(t *testing.T) {
