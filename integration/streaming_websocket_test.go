@@ -3,13 +3,18 @@ package integration
 import (
 	"encoding/binary"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/net/websocket"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/streaming/pkg/httpstream"
+	"k8s.io/streaming/pkg/httpstream/spdy"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
 )
@@ -133,6 +138,32 @@ func TestStreamsOverWebSocket(t *testing.T) {
 		s.until(t, 3, "refused")
 		if said := binary.LittleEndian.Uint16([]byte(s.got[0])); said != port {
 			t.Errorf("the data channel is that of port %d, want %d", said, port)
+		}
+	})
+	t.Run("port-forward through SPDY inside", func(t *testing.T) {
+		port := listenIn(t, p, "127.0.0.1:0", echo)
+		r, err := n.Daemon.Runtime.PortForward(harness.Context(t), &runtime.PortForwardRequest{PodSandboxId: p.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := dialProtocol(t, r.Url, "SPDY/3.1+portforward.k8s.io")
+		s.PayloadType = websocket.BinaryFrame
+		conn, err := spdy.NewClientConnection(s.Conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var streams []httpstream.Stream
+		for _, kind := range []string{"error", "data"} {
+			stream, err := conn.CreateStream(http.Header{"Streamtype": {kind}, "Port": {strconv.Itoa(int(port))}, "Requestid": {"1"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			streams = append(streams, stream)
+		}
+		_, _ = io.WriteString(streams[1], "hello ")
+		streams[1].Close()
+		if b, err := io.ReadAll(streams[1]); err != nil || string(b) != "hello bye" {
+			t.Errorf("%q, %v", b, err)
 		}
 	})
 	nothingIsLeft(t, n, address)

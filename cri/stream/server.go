@@ -200,7 +200,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, kind string, requ
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return true
 		}
-		portforward.ServePortForward(w, r, f, req.PodSandboxId, "", o, s.o.Idle, creationLimit, portforward.SupportedProtocols)
+		tunnel(w, r, func(w http.ResponseWriter, r *http.Request) {
+			portforward.ServePortForward(w, r, f, req.PodSandboxId, "", o, s.o.Idle, creationLimit, portforward.SupportedProtocols)
+		})
 	}
 	return true
 }
