@@ -21,44 +21,41 @@ func variable(key, value string) *runtime.KeyValue {
 var odd = []string{"two  words", "", "%n%%", "$HOME ${x}", `"quoted" 'too' \`, "line\nline", "tab\t", ";|&", "#", "é\u200b"}
 
 // What the application is given is what a plain container of the same request is given, to the byte.
-func TestTheApplicationIsRunAsAsked(t *testing.T) {
-	all := append(slices.Clone(machines), machine{"dumb-init", "dumb-init"}, machine{"static", "dumb-init"})
-	each(t, all, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		ask := func(c *runtime.ContainerConfig) {
-			c.Command = append(append(c.Command, "report", "say=reported", "--"), odd...)
-			c.Envs = []*runtime.KeyValue{
-				variable("PLAIN", "value"), variable("EQUALS", "a=b=c"), variable("EMPTY", ""), variable("ODD", strings.Join(odd, "\n")),
-				variable("LONG", strings.Repeat("x", 60000)), variable("name.with-dots", "%i"),
-			}
-			c.WorkingDir = "/usr/local"
-			c.Linux.SecurityContext.SupplementalGroups = []int64{1500, 77}
-			c.Linux.SecurityContext.Capabilities = &runtime.Capability{DropCapabilities: []string{"NET_RAW"}, AddCapabilities: []string{"SYS_PTRACE"}}
+func theApplicationIsRunAsAsked(t *testing.T, n *harness.Node, m machine, ref string) {
+	ask := func(c *runtime.ContainerConfig) {
+		c.Command = append(append(c.Command, "report", "say=reported", "--"), odd...)
+		c.Envs = []*runtime.KeyValue{
+			variable("PLAIN", "value"), variable("EQUALS", "a=b=c"), variable("EMPTY", ""), variable("ODD", strings.Join(odd, "\n")),
+			variable("LONG", strings.Repeat("x", 60000)), variable("name.with-dots", "%i"),
 		}
-		plain := readReport(t, n.RunPod(t, pod("none")).Run(t, "app", probe(ref), ask))
-		rich := readReport(t, n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref), ask))
-		if rich.PID == 1 {
-			t.Error("the application is pid 1")
+		c.WorkingDir = "/usr/local"
+		c.Linux.SecurityContext.SupplementalGroups = []int64{1500, 77}
+		c.Linux.SecurityContext.Capabilities = &runtime.Capability{DropCapabilities: []string{"NET_RAW"}, AddCapabilities: []string{"SYS_PTRACE"}}
+	}
+	plain := readReport(t, n.RunPod(t, pod("none")).Run(t, "app", probe(ref), ask))
+	rich := readReport(t, n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref), ask))
+	if rich.PID == 1 {
+		t.Error("the application is pid 1")
+	}
+	if got, want := words(rich.Args), words(plain.Args); !slices.Equal(got, want) {
+		t.Errorf("arguments\n%q, of a plain container\n%q", got, want)
+	}
+	got, want := hostless(words(rich.Env)), hostless(words(plain.Env))
+	if !slices.Equal(got, want) {
+		t.Errorf("environment\n%.2000q, of a plain container\n%.2000q", got, want)
+	}
+	if rich.UID != plain.UID || rich.GID != plain.GID || !slices.Equal(rich.Groups, plain.Groups) {
+		t.Errorf("runs as %d:%d %v, a plain container as %d:%d %v", rich.UID, rich.GID, rich.Groups, plain.UID, plain.GID, plain.Groups)
+	}
+	if rich.Dir != "/usr/local" || rich.Umask != plain.Umask || rich.Limits != plain.Limits || rich.Stdin != plain.Stdin {
+		t.Errorf("runs in %s with umask %o, stdin %s and limits\n%s\na plain container in %s with umask %o, stdin %s and limits\n%s",
+			rich.Dir, rich.Umask, rich.Stdin, rich.Limits, plain.Dir, plain.Umask, plain.Stdin, plain.Limits)
+	}
+	for key, value := range plain.Status {
+		if rich.Status[key] != value {
+			t.Errorf("%s is %s, of a plain container %s", key, rich.Status[key], value)
 		}
-		if got, want := words(rich.Args), words(plain.Args); !slices.Equal(got, want) {
-			t.Errorf("arguments\n%q, of a plain container\n%q", got, want)
-		}
-		got, want := hostless(words(rich.Env)), hostless(words(plain.Env))
-		if !slices.Equal(got, want) {
-			t.Errorf("environment\n%.2000q, of a plain container\n%.2000q", got, want)
-		}
-		if rich.UID != plain.UID || rich.GID != plain.GID || !slices.Equal(rich.Groups, plain.Groups) {
-			t.Errorf("runs as %d:%d %v, a plain container as %d:%d %v", rich.UID, rich.GID, rich.Groups, plain.UID, plain.GID, plain.Groups)
-		}
-		if rich.Dir != "/usr/local" || rich.Umask != plain.Umask || rich.Limits != plain.Limits || rich.Stdin != plain.Stdin {
-			t.Errorf("runs in %s with umask %o, stdin %s and limits\n%s\na plain container in %s with umask %o, stdin %s and limits\n%s",
-				rich.Dir, rich.Umask, rich.Stdin, rich.Limits, plain.Dir, plain.Umask, plain.Stdin, plain.Limits)
-		}
-		for key, value := range plain.Status {
-			if rich.Status[key] != value {
-				t.Errorf("%s is %s, of a plain container %s", key, rich.Status[key], value)
-			}
-		}
-	})
+	}
 }
 
 // hostless sorts an environment and leaves out the pod's name.
@@ -69,198 +66,182 @@ func hostless(env []string) []string {
 }
 
 // In a pod with a user namespace of its own the init may be root for an application that is not.
-func TestTheApplicationOfAnotherUser(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		c := n.RunPod(t, pod(m.mode), userns).Run(t, "app", probe(ref, "report", "say=reported", "wait"), func(c *runtime.ContainerConfig) {
-			c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 1000}, &runtime.Int64Value{Value: 1000}
-			c.Linux.SecurityContext.SupplementalGroups = []int64{77}
-		})
-		r := readReport(t, c)
-		if r.UID != 1000 || r.GID != 1000 || !slices.Contains(r.Groups, 77) || strings.Trim(r.Status["CapEff"], "0") != "" {
-			t.Errorf("runs as %d:%d %v with capabilities %s", r.UID, r.GID, r.Groups, r.Status["CapEff"])
-		}
-		if got := strings.Fields(c.Exec(t, "cat", "/proc/1/status")); !slices.Contains(got, "Uid:") {
-			t.Errorf("pid 1: %v", got)
-		}
-		c.Stop(t, 20)
+func theApplicationOfAnotherUser(t *testing.T, n *harness.Node, m machine, ref string) {
+	c := n.RunPod(t, pod(m.mode), userns).Run(t, "app", probe(ref, "report", "say=reported", "wait"), func(c *runtime.ContainerConfig) {
+		c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 1000}, &runtime.Int64Value{Value: 1000}
+		c.Linux.SecurityContext.SupplementalGroups = []int64{77}
 	})
+	r := readReport(t, c)
+	if r.UID != 1000 || r.GID != 1000 || !slices.Contains(r.Groups, 77) || strings.Trim(r.Status["CapEff"], "0") != "" {
+		t.Errorf("runs as %d:%d %v with capabilities %s", r.UID, r.GID, r.Groups, r.Status["CapEff"])
+	}
+	if got := strings.Fields(c.Exec(t, "cat", "/proc/1/status")); !slices.Contains(got, "Uid:") {
+		t.Errorf("pid 1: %v", got)
+	}
+	c.Stop(t, 20)
 }
 
-func TestStreamsStayApart(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		long := strings.Repeat("long ", 10000)
-		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "say=out 1", "err=err 1", "say="+long, "err=err 2", "say=out 2", "exit=0"))
-		c.Ended(t)
-		var out, err strings.Builder
-		for _, l := range harness.ReadLog(t, c.LogFile()) {
-			b := &out
-			if l.Stream == "stderr" {
-				b = &err
-			}
-			b.WriteString(l.Text)
-			if l.Tag == "F" {
-				b.WriteByte('\n')
-			}
+func streamsStayApart(t *testing.T, n *harness.Node, m machine, ref string) {
+	long := strings.Repeat("long ", 10000)
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "say=out 1", "err=err 1", "say="+long, "err=err 2", "say=out 2", "exit=0"))
+	c.Ended(t)
+	var out, err strings.Builder
+	for _, l := range harness.ReadLog(t, c.LogFile()) {
+		b := &out
+		if l.Stream == "stderr" {
+			b = &err
 		}
-		// Nothing else is in the log: what pid 1 and the services print goes elsewhere.
-		if want := "out 1\n" + long + "\nout 2\n"; out.String() != want || err.String() != "err 1\nerr 2\n" {
-			t.Errorf("stdout is %.100q (%d bytes), stderr %q", out.String(), out.Len(), err.String())
+		b.WriteString(l.Text)
+		if l.Tag == "F" {
+			b.WriteByte('\n')
 		}
-	})
+	}
+	// Nothing else is in the log: what pid 1 and the services print goes elsewhere.
+	if want := "out 1\n" + long + "\nout 2\n"; out.String() != want || err.String() != "err 1\nerr 2\n" {
+		t.Errorf("stdout is %.100q (%d bytes), stderr %q", out.String(), out.Len(), err.String())
+	}
 }
 
-func TestTheExitCodeIsTheApplications(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		for name, want := range map[string]struct {
-			action, reason string
-			code           int32
-		}{
-			"zero": {"exit=0", "Completed", 0}, "seven": {"exit=7", "Error", 7}, "all bits": {"exit=255", "Error", 255},
-			"killed": {"kill=9", "Error", 137}, "terminated": {"kill=15", "Error", 143}, "out of memory": {"grow", "OOMKilled", 137},
-		} {
-			t.Run(name, func(t *testing.T) {
-				p := n.RunPod(t, pod(m.mode))
-				c := p.Run(t, "app", probe(ref, "say=up", want.action), func(c *runtime.ContainerConfig) {
-					c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 256<<20, 256<<20
-				})
-				c.AwaitLine(t, boot, "up")
-				begin := time.Now()
-				_, code := c.Ended(t)
-				if s := c.Status(t); code != want.code || s.Reason != want.reason {
-					t.Errorf("code %d, reason %s, %s", code, s.Reason, s.Message)
-				}
-				if took := time.Since(begin); want.action != "grow" && took > harness.Patience(12*time.Second) {
-					t.Errorf("the container ended %s after its application", took)
-				}
-				if s := p.Status(t); s.State != runtime.PodSandboxState_SANDBOX_READY {
-					t.Errorf("the sandbox is %s", s.State)
-				}
-			})
-		}
-		t.Run("no such program", func(t *testing.T) {
+func theExitCodeIsTheApplications(t *testing.T, n *harness.Node, m machine, ref string) {
+	for name, want := range map[string]struct {
+		action, reason string
+		code           int32
+	}{
+		"zero": {"exit=0", "Completed", 0}, "seven": {"exit=7", "Error", 7}, "all bits": {"exit=255", "Error", 255},
+		"killed": {"kill=9", "Error", 137}, "terminated": {"kill=15", "Error", 143}, "out of memory": {"grow", "OOMKilled", 137},
+	} {
+		t.Run(name, func(t *testing.T) {
 			p := n.RunPod(t, pod(m.mode))
-			n.Pull(t, ref)
-			id, err := p.TryCreate(harness.Context(t), p.ContainerConfig("app", image(ref, "/no/such/program")))
-			if err == nil {
-				_, err = n.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: id})
+			c := p.Run(t, "app", probe(ref, "say=up", want.action), func(c *runtime.ContainerConfig) {
+				c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 256<<20, 256<<20
+			})
+			c.AwaitLine(t, boot, "up")
+			begin := time.Now()
+			_, code := c.Ended(t)
+			if s := c.Status(t); code != want.code || s.Reason != want.reason {
+				t.Errorf("code %d, reason %s, %s", code, s.Reason, s.Message)
 			}
-			if err != nil {
-				if !strings.Contains(err.Error(), "/no/such/program") {
-					t.Errorf("error is %v", err)
-				}
-				return
+			if took := time.Since(begin); want.action != "grow" && took > harness.Patience(12*time.Second) {
+				t.Errorf("the container ended %s after its application", took)
 			}
-			c := &harness.Container{ID: id, Config: p.ContainerConfig("app"), Pod: p}
-			if _, code := c.Ended(t); code != 127 && code != 128 {
-				t.Errorf("code %d", code)
+			if s := p.Status(t); s.State != runtime.PodSandboxState_SANDBOX_READY {
+				t.Errorf("the sandbox is %s", s.State)
 			}
 		})
+	}
+	t.Run("no such program", func(t *testing.T) {
+		p := n.RunPod(t, pod(m.mode))
+		n.Pull(t, ref)
+		id, err := p.TryCreate(harness.Context(t), p.ContainerConfig("app", image(ref, "/no/such/program")))
+		if err == nil {
+			_, err = n.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: id})
+		}
+		if err != nil {
+			if !strings.Contains(err.Error(), "/no/such/program") {
+				t.Errorf("error is %v", err)
+			}
+			return
+		}
+		c := &harness.Container{ID: id, Config: p.ContainerConfig("app"), Pod: p}
+		if _, code := c.Ended(t); code != 127 && code != 128 {
+			t.Errorf("code %d", code)
+		}
 	})
 }
 
 // A crash loop inside can never look healthy outside: restarts are bounded, and the last code is the container's.
-func TestRestartsInside(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		for name, test := range map[string]struct {
-			annotations []string
-			action      string
-			runs        int
-			code        int32
-		}{
-			"no":                    {nil, "exit=3", 1, 3},
-			"on failure, until 2":   {[]string{"restart", "on-failure", "restart-limit", "2", "restart-interval", "50ms"}, "exit=3", 3, 3},
-			"on failure, by signal": {[]string{"restart", "on-failure", "restart-limit", "1", "restart-interval", "50ms"}, "kill=9", 2, 137},
-			"on failure, success":   {[]string{"restart", "on-failure", "restart-limit", "2", "restart-interval", "50ms"}, "exit=0", 1, 0},
-			"always, until 3":       {[]string{"restart", "always", "restart-limit", "3", "restart-interval", "50ms"}, "exit=0", 4, 0},
-		} {
-			t.Run(name, func(t *testing.T) {
-				c := n.RunPod(t, pod(m.mode, test.annotations...)).Run(t, "app", probe(ref, "say=run", test.action))
-				text, code := c.Ended(t)
-				if got := strings.Count(text, "run\n"); got != test.runs || code != test.code {
-					t.Errorf("%d runs, code %d, log %q", got, code, text)
-				}
-			})
-		}
-		t.Run("a stop ends it for good", func(t *testing.T) {
-			c := n.RunPod(t, pod(m.mode, "restart", "always", "restart-interval", "50ms")).Run(t, "app", probe(ref, "wait", "exit=4"))
-			c.AwaitLine(t, boot, "waiting")
-			c.Stop(t, 20)
-			if text, code := c.Ended(t); code != 4 || strings.Count(text, "waiting") != 1 {
-				t.Errorf("code %d, log %q", code, text)
+func restartsInside(t *testing.T, n *harness.Node, m machine, ref string) {
+	for name, test := range map[string]struct {
+		annotations []string
+		action      string
+		runs        int
+		code        int32
+	}{
+		"no":                    {nil, "exit=3", 1, 3},
+		"on failure, until 2":   {[]string{"restart", "on-failure", "restart-limit", "2", "restart-interval", "50ms"}, "exit=3", 3, 3},
+		"on failure, by signal": {[]string{"restart", "on-failure", "restart-limit", "1", "restart-interval", "50ms"}, "kill=9", 2, 137},
+		"on failure, success":   {[]string{"restart", "on-failure", "restart-limit", "2", "restart-interval", "50ms"}, "exit=0", 1, 0},
+		"always, until 3":       {[]string{"restart", "always", "restart-limit", "3", "restart-interval", "50ms"}, "exit=0", 4, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := n.RunPod(t, pod(m.mode, test.annotations...)).Run(t, "app", probe(ref, "say=run", test.action))
+			text, code := c.Ended(t)
+			if got := strings.Count(text, "run\n"); got != test.runs || code != test.code {
+				t.Errorf("%d runs, code %d, log %q", got, code, text)
 			}
 		})
+	}
+	t.Run("a stop ends it for good", func(t *testing.T) {
+		c := n.RunPod(t, pod(m.mode, "restart", "always", "restart-interval", "50ms")).Run(t, "app", probe(ref, "wait", "exit=4"))
+		c.AwaitLine(t, boot, "waiting")
+		c.Stop(t, 20)
+		if text, code := c.Ended(t); code != 4 || strings.Count(text, "waiting") != 1 {
+			t.Errorf("code %d, log %q", code, text)
+		}
 	})
 }
 
 // The stop signal reaches the application before the init: it has its grace while the services still run.
-func TestTheStopSignalIsTheApplications(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		other := push(t, n, m.image, "usr1", func(c *v1.ConfigFile) { c.Config.StopSignal = "SIGUSR1" })
-		for signal, ref := range map[string]string{"15": ref, "10": other} {
-			c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "sleep=300ms", "say=leaving", "exit=6"))
-			c.AwaitLine(t, boot, "waiting")
-			begin := time.Now()
-			c.Stop(t, 25)
-			text, code := c.Ended(t)
-			if code != 6 || !strings.Contains(text, "asked "+signal+"\nleaving\n") {
-				t.Errorf("code %d, log %q", code, text)
-			}
-			if took := time.Since(begin); took > harness.Patience(12*time.Second) {
-				t.Errorf("the stop took %s", took)
-			}
+func theStopSignalIsTheApplications(t *testing.T, n *harness.Node, m machine, ref string) {
+	other := push(t, n, m.image, "usr1", func(c *v1.ConfigFile) { c.Config.StopSignal = "SIGUSR1" })
+	for signal, ref := range map[string]string{"15": ref, "10": other} {
+		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "sleep=300ms", "say=leaving", "exit=6"))
+		c.AwaitLine(t, boot, "waiting")
+		begin := time.Now()
+		c.Stop(t, 25)
+		text, code := c.Ended(t)
+		if code != 6 || !strings.Contains(text, "asked "+signal+"\nleaving\n") {
+			t.Errorf("code %d, log %q", code, text)
 		}
-	})
+		if took := time.Since(begin); took > harness.Patience(12*time.Second) {
+			t.Errorf("the stop took %s", took)
+		}
+	}
 }
 
 // Whoever ignores everything is killed at the end of the grace, with what it has left behind.
-func TestTheDeafAreKilled(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		c := n.RunPod(t, pod(m.mode, "shutdown-timeout", "2s")).Run(t, "app", probe(ref, "deaf", "leave=5", "say=up", "sleep=24h"))
-		c.AwaitLine(t, boot, "up")
-		begin := time.Now()
-		c.Stop(t, 1)
-		if _, code := c.Ended(t); code != 137 {
-			t.Errorf("code %d", code)
-		}
-		if took := time.Since(begin); took > harness.Patience(6*time.Second) {
-			t.Errorf("the stop took %s", took)
-		}
-		if left, err := n.Processes(); err != nil || len(left) > 0 {
-			t.Errorf("EXITED is reported while these run: %v %v", left, err)
-		}
-	})
+func theDeafAreKilled(t *testing.T, n *harness.Node, m machine, ref string) {
+	c := n.RunPod(t, pod(m.mode, "shutdown-timeout", "2s")).Run(t, "app", probe(ref, "deaf", "leave=5", "say=up", "sleep=24h"))
+	c.AwaitLine(t, boot, "up")
+	begin := time.Now()
+	c.Stop(t, 1)
+	if _, code := c.Ended(t); code != 137 {
+		t.Errorf("code %d", code)
+	}
+	if took := time.Since(begin); took > harness.Patience(6*time.Second) {
+		t.Errorf("the stop took %s", took)
+	}
+	if left, err := n.Processes(); err != nil || len(left) > 0 {
+		t.Errorf("EXITED is reported while these run: %v %v", left, err)
+	}
 }
 
-func TestStandardInput(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "cat", "exit=0"))
-		if text, code := c.Ended(t); code != 0 || text != "end of stdin\n" {
-			t.Errorf("without one: code %d, log %q", code, text)
-		}
-	})
+func standardInput(t *testing.T, n *harness.Node, m machine, ref string) {
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "cat", "exit=0"))
+	if text, code := c.Ended(t); code != 0 || text != "end of stdin\n" {
+		t.Errorf("without one: code %d, log %q", code, text)
+	}
 }
 
 // Memory and pids of the whole tree are limited, and root inside cannot lift that.
-func TestLimitsHoldForTheWholeTree(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		p := n.RunPod(t, pod(m.mode), func(c *runtime.PodSandboxConfig) {})
-		c := p.Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
-			c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 200<<20, 200<<20
-		})
-		c.AwaitLine(t, boot, "waiting")
-		lift := `for f in $(find /sys/fs/cgroup -name 'memory.max' -o -name 'memory.limit_in_bytes' -o -name pids.max 2>/dev/null); do echo max >$f || echo -1 >$f; done 2>/dev/null; mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg 2>/dev/null && echo mounted`
-		if _, out := exec(t, c, "sh", "-c", lift); strings.Contains(out, "mounted") {
-			t.Errorf("a cgroup hierarchy could be mounted")
-		}
-		// What is not the application's is limited as well.
-		r, err := n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"probe", "grow"}, Timeout: 50})
-		if err == nil && r.ExitCode != 137 {
-			t.Errorf("more than the limit was taken: code %d", r.ExitCode)
-		}
+func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref string) {
+	p := n.RunPod(t, pod(m.mode), func(c *runtime.PodSandboxConfig) {})
+	c := p.Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
+		c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 200<<20, 200<<20
 	})
+	c.AwaitLine(t, boot, "waiting")
+	lift := `for f in $(find /sys/fs/cgroup -name 'memory.max' -o -name 'memory.limit_in_bytes' -o -name pids.max 2>/dev/null); do echo max >$f || echo -1 >$f; done 2>/dev/null; mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg 2>/dev/null && echo mounted`
+	if _, out := exec(t, c, "sh", "-c", lift); strings.Contains(out, "mounted") {
+		t.Errorf("a cgroup hierarchy could be mounted")
+	}
+	// What is not the application's is limited as well.
+	r, err := n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"probe", "grow"}, Timeout: 50})
+	if err == nil && r.ExitCode != 137 {
+		t.Errorf("more than the limit was taken: code %d", r.ExitCode)
+	}
 }
 
-func TestPodSecurityHolds(t *testing.T) {
+func podSecurityHolds(t *testing.T, n *harness.Node, m machine, ref string) {
 	restricted := func(c *runtime.ContainerConfig) {
 		c.Linux.SecurityContext.RunAsUser = &runtime.Int64Value{Value: 1000}
 		c.Linux.SecurityContext.NoNewPrivs = true
@@ -270,14 +251,12 @@ func TestPodSecurityHolds(t *testing.T) {
 	baseline := func(c *runtime.ContainerConfig) {
 		c.Linux.SecurityContext.Seccomp = &runtime.SecurityProfile{ProfileType: runtime.SecurityProfile_RuntimeDefault}
 	}
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		p := n.RunPod(t, pod(m.mode))
-		refused(t, p, codes.PermissionDenied, p.ContainerConfig("restricted", probe(ref, "exit=0"), restricted), prefix+"mode", "user 1000", "hostUsers")
-		refused(t, p, codes.PermissionDenied, p.ContainerConfig("no-new-privs", probe(ref, "exit=0"), func(c *runtime.ContainerConfig) {
-			c.Linux.SecurityContext.NoNewPrivs = true
-		}), prefix+"mode", "no new privileges")
-		if text, code := p.RunToEnd(t, "baseline", probe(ref, "say=up", "exit=5"), baseline); text != "up\n" || code != 5 {
-			t.Errorf("baseline: code %d, log %q", code, text)
-		}
-	})
+	p := n.RunPod(t, pod(m.mode))
+	refused(t, p, codes.PermissionDenied, p.ContainerConfig("restricted", probe(ref, "exit=0"), restricted), prefix+"mode", "user 1000", "hostUsers")
+	refused(t, p, codes.PermissionDenied, p.ContainerConfig("no-new-privs", probe(ref, "exit=0"), func(c *runtime.ContainerConfig) {
+		c.Linux.SecurityContext.NoNewPrivs = true
+	}), prefix+"mode", "no new privileges")
+	if text, code := p.RunToEnd(t, "baseline", probe(ref, "say=up", "exit=5"), baseline); text != "up\n" || code != 5 {
+		t.Errorf("baseline: code %d, log %q", code, text)
+	}
 }

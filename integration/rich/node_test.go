@@ -30,7 +30,7 @@ type machine struct{ image, mode string }
 
 func (m machine) name() string { return m.image + "," + m.mode }
 
-// machines have a real init as pid 1 that is not the application's parent in name only.
+// machines have a real init as pid 1.
 var machines = []machine{
 	{"systemd", "systemd"}, {"trixie", "systemd"}, {"bullseye", "systemd"}, {"forky", "systemd"},
 	{"systemd", "sbin-init"}, {"sysvinit", "sbin-init"}, {"busybox", "sbin-init"},
@@ -163,11 +163,14 @@ func need(t testing.TB, n *harness.Node, mode, ref string) {
 	}
 }
 
-// each runs a subtest for every machine whose image was built and whose mode is served, all on one node.
-func each(t *testing.T, list []machine, options []harness.Option, test func(t *testing.T, n *harness.Node, m machine, ref string)) {
-	n := harness.Start(t, options...)
+// each runs a subtest for every machine whose image was built and whose mode is served, each on a node of its own.
+func each(t *testing.T, list []machine, test func(t *testing.T, n *harness.Node, m machine, ref string)) {
+	t.Helper()
 	for _, m := range list {
 		t.Run(m.name(), func(t *testing.T) {
+			t.Parallel()
+			base(t, m.image)
+			n := harness.Start(t)
 			ref := push(t, n, m.image, "1", nil)
 			need(t, n, m.mode, ref)
 			test(t, n, m, ref)

@@ -81,17 +81,15 @@ func TestAnImageWithoutWantsFolder(t *testing.T) {
 }
 
 // What the init needs of us is mounted or lies on a tmpfs: the image's folders hold nothing of it.
-func TestTheImagesFilesAreLeftAlone(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "exit=0"))
-		c.AwaitLine(t, boot, "waiting")
-		// A mount of ours over a file of the image is on another device.
-		script := `find /etc /lib/ /usr/lib /sbin/ -xdev -type f -size -1000k ! -path '*/perl*' -exec grep -l 'run/[.]pouch' {} + 2>/dev/null; find /etc -xdev -name '*pouch*' -type f`
-		if _, out := exec(t, c, "sh", "-c", script); without(out, "/etc/inittab", "/etc/profile.d/pouchenv.sh") != "" {
-			t.Errorf("these files are ours: %s", out)
-		}
-		c.Stop(t, 20)
-	})
+func theImagesFilesAreLeftAlone(t *testing.T, n *harness.Node, m machine, ref string) {
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c.AwaitLine(t, boot, "waiting")
+	// A mount of ours over a file of the image is on another device.
+	script := `find /etc /lib/ /usr/lib /sbin/ -xdev -type f -size -1000k ! -path '*/perl*' -exec grep -l 'run/[.]pouch' {} + 2>/dev/null; find /etc -xdev -name '*pouch*' -type f`
+	if _, out := exec(t, c, "sh", "-c", script); without(out, "/etc/inittab", "/etc/profile.d/pouchenv.sh") != "" {
+		t.Errorf("these files are ours: %s", out)
+	}
+	c.Stop(t, 20)
 }
 
 // without leaves out the lines of files that are mounted: a mounted file is listed with the folder that it is in.
@@ -180,33 +178,29 @@ func TestContradictionsAreRefused(t *testing.T) {
 }
 
 // Its own settings make a real tty of the application's.
-func TestATerminal(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo a terminal; exit 4"), func(c *runtime.ContainerConfig) { c.Tty = true })
-		text, code := c.Ended(t)
-		if code != 4 || !strings.Contains(text, "a terminal") {
-			t.Errorf("code %d, log %q", code, text)
-		}
-	})
+func aTerminal(t *testing.T, n *harness.Node, m machine, ref string) {
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo a terminal; exit 4"), func(c *runtime.ContainerConfig) { c.Tty = true })
+	text, code := c.Ended(t)
+	if code != 4 || !strings.Contains(text, "a terminal") {
+		t.Errorf("code %d, log %q", code, text)
+	}
 }
 
 // The daemon's death is not noticed inside, and what it missed is told afterwards.
-func TestTheDaemonsDeathIsNotNoticedInside(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		p := n.RunPod(t, pod(m.mode))
-		stays, ends := p.Run(t, "stays", probe(ref, "wait", "exit=7")), p.Run(t, "ends", probe(ref, "wait", "exit=6"))
-		stays.AwaitLine(t, boot, "waiting")
-		ends.AwaitLine(t, boot, "waiting")
-		ends.Exec(t, "sh", "-c", "(sleep 1; kill -USR1 $(pidof probe)) >/dev/null 2>&1 &")
-		n.KillDaemon(t)
-		ends.AwaitLine(t, 10*time.Second, "asked 10")
-		n.StartDaemon(t)
-		if _, code := ends.Ended(t); code != 6 {
-			t.Errorf("the one that ended meanwhile has code %d", code)
-		}
-		stays.Stop(t, 20)
-		if _, code := stays.Ended(t); code != 7 {
-			t.Errorf("the one that stayed has code %d", code)
-		}
-	})
+func theDaemonsDeathIsNotNoticedInside(t *testing.T, n *harness.Node, m machine, ref string) {
+	p := n.RunPod(t, pod(m.mode))
+	stays, ends := p.Run(t, "stays", probe(ref, "wait", "exit=7")), p.Run(t, "ends", probe(ref, "wait", "exit=6"))
+	stays.AwaitLine(t, boot, "waiting")
+	ends.AwaitLine(t, boot, "waiting")
+	ends.Exec(t, "sh", "-c", "(sleep 1; kill -USR1 $(pidof probe)) >/dev/null 2>&1 &")
+	n.KillDaemon(t)
+	ends.AwaitLine(t, 10*time.Second, "asked 10")
+	n.StartDaemon(t)
+	if _, code := ends.Ended(t); code != 6 {
+		t.Errorf("the one that ended meanwhile has code %d", code)
+	}
+	stays.Stop(t, 20)
+	if _, code := stays.Ended(t); code != 7 {
+		t.Errorf("the one that stayed has code %d", code)
+	}
 }

@@ -15,21 +15,36 @@ import (
 	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
-// eachSystemd runs a subtest for every systemd that was built, each with a container that runs and waits.
-func eachSystemd(t *testing.T, files []lab.File, test func(t *testing.T, c *harness.Container), edits ...func(*runtime.PodSandboxConfig)) {
-	n := harness.Start(t)
+// What must hold of every systemd.
+func TestEverySystemd(t *testing.T) {
+	var list []machine
 	for _, name := range systemds {
-		t.Run(name, func(t *testing.T) {
-			ref := push(t, n, name, "services", nil, files...)
-			need(t, n, "systemd", ref)
-			p := n.RunPod(t, append([]func(*runtime.PodSandboxConfig){pod("systemd")}, edits...)...)
-			c := p.Run(t, "app", probe(ref, "wait", "exit=0"), func(c *runtime.ContainerConfig) {
-				c.Envs = []*runtime.KeyValue{variable("GREETING", "it's \"$HOME\" = %n")}
-			})
-			c.AwaitLine(t, boot, "waiting")
-			test(t, c)
-		})
+		list = append(list, machine{name, "systemd"})
 	}
+	each(t, list, func(t *testing.T, n *harness.Node, m machine, ref string) {
+		t.Run("is healthy", func(t *testing.T) { systemdIsHealthy(t, waiting(t, n, ref)) })
+		t.Run("is healthy in a user namespace", func(t *testing.T) { systemdIsHealthy(t, waiting(t, n, ref, userns)) })
+		t.Run("knows that it is a container", func(t *testing.T) { systemdKnowsThatItIsAContainer(t, waiting(t, n, ref)) })
+		t.Run("its services work", func(t *testing.T) {
+			systemdsServicesWork(t, waiting(t, n, push(t, n, m.image, "services", nil,
+				lab.File{Name: "etc/cron.d/lab", Content: []byte("@reboot root env >/tmp/cron.new; mv /tmp/cron.new /tmp/cron-ran\n")},
+				lab.File{Name: "root/.ssh/", Mode: 0o700})))
+		})
+		t.Run("the shutdown runs each ExecStop", func(t *testing.T) {
+			shutdownRunsEachExecStop(t, n, push(t, n, m.image, "witness", nil, service("witness.service", witness)...))
+		})
+	})
+}
+
+// waiting runs a probe in systemd mode that waits for its stop.
+func waiting(t *testing.T, n *harness.Node, ref string, edits ...func(*runtime.PodSandboxConfig)) *harness.Container {
+	t.Helper()
+	p := n.RunPod(t, append([]func(*runtime.PodSandboxConfig){pod("systemd")}, edits...)...)
+	c := p.Run(t, "app", probe(ref, "wait", "exit=0"), func(c *runtime.ContainerConfig) {
+		c.Envs = []*runtime.KeyValue{variable("GREETING", "it's \"$HOME\" = %n")}
+	})
+	c.AwaitLine(t, boot, "waiting")
+	return c
 }
 
 // healthy waits until the init has started everything and fails the test unless all of it runs.
@@ -42,73 +57,61 @@ func healthy(t *testing.T, c *harness.Container) {
 	}
 }
 
-func TestSystemdIsHealthy(t *testing.T) {
-	for name, edit := range map[string]func(*runtime.PodSandboxConfig){"node's users": func(*runtime.PodSandboxConfig) {}, "user namespace": userns} {
-		t.Run(name, func(t *testing.T) {
-			eachSystemd(t, nil, func(t *testing.T, c *harness.Container) {
-				healthy(t, c)
-				for _, unit := range []string{"systemd-journald", "cron", "rsyslog", "ssh", "dbus", "basic.target", "multi-user.target"} {
-					if _, state := exec(t, c, "systemctl", "is-active", unit); state != "active" {
-						t.Errorf("%s is %s", unit, state)
-					}
-				}
-			}, edit)
-		})
+func systemdIsHealthy(t *testing.T, c *harness.Container) {
+	healthy(t, c)
+	for _, unit := range []string{"systemd-journald", "cron", "rsyslog", "ssh", "dbus", "basic.target", "multi-user.target"} {
+		if _, state := exec(t, c, "systemctl", "is-active", unit); state != "active" {
+			t.Errorf("%s is %s", unit, state)
+		}
 	}
 }
 
 // What a service needs of a machine is there.
-func TestSystemdsServicesWork(t *testing.T) {
-	cron := []lab.File{
-		{Name: "etc/cron.d/lab", Content: []byte("@reboot root env >/tmp/cron.new; mv /tmp/cron.new /tmp/cron-ran\n")},
-		{Name: "root/.ssh/", Mode: 0o700},
-	}
-	eachSystemd(t, cron, func(t *testing.T, c *harness.Container) {
-		healthy(t, c)
-		t.Run("journald", func(t *testing.T) {
-			if code, out := exec(t, c, "sh", "-c", "systemd-cat -t lab echo to the journal; journalctl --sync; journalctl -q -t lab -o cat"); code != 0 || out != "to the journal" {
-				t.Errorf("code %d: %s", code, out)
-			}
-		})
-		t.Run("rsyslog", func(t *testing.T) {
-			exec(t, c, "logger", "-t", "lab", "to the syslog")
-			harness.Eventually(t, "the line is in the syslog", func() bool {
-				_, out := exec(t, c, "grep", "-c", "lab: to the syslog", "/var/log/syslog")
-				return out == "1"
-			})
-		})
-		t.Run("cron", func(t *testing.T) {
-			harness.Eventually(t, "the job has run", func() bool { code, _ := exec(t, c, "test", "-e", "/tmp/cron-ran"); return code == 0 })
-			if _, out := exec(t, c, "cat", "/tmp/cron-ran"); !strings.Contains(out, `GREETING=it's "$HOME" = %n`) {
-				t.Errorf("the job's environment is %s", out)
-			}
-		})
-		t.Run("sshd", func(t *testing.T) {
-			script := `ssh-keygen -q -N '' -t ed25519 -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys &&
-				ssh -o StrictHostKeyChecking=no -o BatchMode=yes root@127.0.0.1 'bash -lc "echo \$GREETING"' 2>/tmp/ssh.err || cat /tmp/ssh.err`
-			if code, out := exec(t, c, "sh", "-c", script); code != 0 || out != `it's "$HOME" = %n` {
-				t.Errorf("code %d: %s", code, out)
-			}
-		})
-		t.Run("login shell", func(t *testing.T) {
-			if code, out := exec(t, c, "env", "-i", "bash", "-lc", "echo \"$GREETING\""); code != 0 || out != `it's "$HOME" = %n` {
-				t.Errorf("code %d: %s", code, out)
-			}
-		})
-		t.Run("exec has the application's environment", func(t *testing.T) {
-			if _, out := exec(t, c, "sh", "-c", "echo \"$GREETING\"; pwd; id -u"); out != "it's \"$HOME\" = %n\n/\n0" {
-				t.Errorf("%s", out)
-			}
-		})
-		t.Run("a package with a service is installed", func(t *testing.T) { installs(t, c) })
-		t.Run("runtime changes", func(t *testing.T) {
-			script := "systemctl --runtime mask cron && systemctl stop cron && ! systemctl start cron 2>/dev/null && systemctl --runtime unmask cron && systemctl start cron && systemctl is-active cron"
-			if code, out := exec(t, c, "sh", "-c", script); code != 0 || !strings.HasSuffix(out, "active") {
-				t.Errorf("code %d: %s", code, out)
-			}
-		})
-		healthy(t, c)
+func systemdsServicesWork(t *testing.T, c *harness.Container) {
+	healthy(t, c)
+	t.Run("journald", func(t *testing.T) {
+		if code, out := exec(t, c, "sh", "-c", "systemd-cat -t lab echo to the journal; journalctl --sync; journalctl -q -t lab -o cat"); code != 0 || out != "to the journal" {
+			t.Errorf("code %d: %s", code, out)
+		}
 	})
+	t.Run("rsyslog", func(t *testing.T) {
+		exec(t, c, "logger", "-t", "lab", "to the syslog")
+		harness.Eventually(t, "the line is in the syslog", func() bool {
+			_, out := exec(t, c, "grep", "-c", "lab: to the syslog", "/var/log/syslog")
+			return out == "1"
+		})
+	})
+	t.Run("cron", func(t *testing.T) {
+		harness.Eventually(t, "the job has run", func() bool { code, _ := exec(t, c, "test", "-e", "/tmp/cron-ran"); return code == 0 })
+		if _, out := exec(t, c, "cat", "/tmp/cron-ran"); !strings.Contains(out, `GREETING=it's "$HOME" = %n`) {
+			t.Errorf("the job's environment is %s", out)
+		}
+	})
+	t.Run("sshd", func(t *testing.T) {
+		script := `ssh-keygen -q -N '' -t ed25519 -f /root/.ssh/id_ed25519 && cp /root/.ssh/id_ed25519.pub /root/.ssh/authorized_keys &&
+			ssh -o StrictHostKeyChecking=no -o BatchMode=yes root@127.0.0.1 'bash -lc "echo \$GREETING"' 2>/tmp/ssh.err || cat /tmp/ssh.err`
+		if code, out := exec(t, c, "sh", "-c", script); code != 0 || out != `it's "$HOME" = %n` {
+			t.Errorf("code %d: %s", code, out)
+		}
+	})
+	t.Run("login shell", func(t *testing.T) {
+		if code, out := exec(t, c, "env", "-i", "bash", "-lc", "echo \"$GREETING\""); code != 0 || out != `it's "$HOME" = %n` {
+			t.Errorf("code %d: %s", code, out)
+		}
+	})
+	t.Run("exec has the application's environment", func(t *testing.T) {
+		if _, out := exec(t, c, "sh", "-c", "echo \"$GREETING\"; pwd; id -u"); out != "it's \"$HOME\" = %n\n/\n0" {
+			t.Errorf("%s", out)
+		}
+	})
+	t.Run("a package with a service is installed", func(t *testing.T) { installs(t, c) })
+	t.Run("runtime changes", func(t *testing.T) {
+		script := "systemctl --runtime mask cron && systemctl stop cron && ! systemctl start cron 2>/dev/null && systemctl --runtime unmask cron && systemctl start cron && systemctl is-active cron"
+		if code, out := exec(t, c, "sh", "-c", script); code != 0 || !strings.HasSuffix(out, "active") {
+			t.Errorf("code %d: %s", code, out)
+		}
+	})
+	healthy(t, c)
 }
 
 func installs(t *testing.T, c *harness.Container) {
@@ -126,31 +129,29 @@ systemctl is-active lab-tiny; systemctl is-enabled lab-tiny`
 	}
 }
 
-func TestSystemdKnowsThatItIsAContainer(t *testing.T) {
-	eachSystemd(t, nil, func(t *testing.T, c *harness.Container) {
-		if _, out := exec(t, c, "cat", "/etc/machine-id"); !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(out) {
-			t.Errorf("the machine-id is %q", out)
+func systemdKnowsThatItIsAContainer(t *testing.T, c *harness.Container) {
+	if _, out := exec(t, c, "cat", "/etc/machine-id"); !regexp.MustCompile(`^[0-9a-f]{32}$`).MatchString(out) {
+		t.Errorf("the machine-id is %q", out)
+	}
+	_, env := exec(t, c, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
+	for _, want := range []string{`(?m)^container=cri-pouch$`, `(?m)^container_uuid=[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`} {
+		if !regexp.MustCompile(want).MatchString(env) {
+			t.Errorf("pid 1 has no %s, but %s", want, env)
 		}
-		_, env := exec(t, c, "sh", "-c", "tr '\\0' '\\n' </proc/1/environ")
-		for _, want := range []string{`(?m)^container=cri-pouch$`, `(?m)^container_uuid=[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`} {
-			if !regexp.MustCompile(want).MatchString(env) {
-				t.Errorf("pid 1 has no %s, but %s", want, env)
-			}
+	}
+	// A package's postinst runs what it has unpacked in /tmp and /run.
+	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
+		_, options := exec(t, c, "findmnt", "-no", "FSTYPE,OPTIONS", dir)
+		if !strings.HasPrefix(options, "tmpfs") || dir != "/run/lock" && strings.Contains(options, "noexec") {
+			t.Errorf("%s is %s", dir, options)
 		}
-		// A package's postinst runs what it has unpacked in /tmp and /run.
-		for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
-			_, options := exec(t, c, "findmnt", "-no", "FSTYPE,OPTIONS", dir)
-			if !strings.HasPrefix(options, "tmpfs") || dir != "/run/lock" && strings.Contains(options, "noexec") {
-				t.Errorf("%s is %s", dir, options)
-			}
+	}
+	// Not a privileged container: what a plain one cannot do, root cannot do here.
+	for _, script := range []string{"mount -t tmpfs none /mnt", "mknod /tmp/disk b 8 0 && cat /tmp/disk", "echo 1 >/proc/sys/kernel/panic", "echo b >/proc/sysrq-trigger"} {
+		if code, out := exec(t, c, "sh", "-c", script); code == 0 {
+			t.Errorf("%s: is allowed: %s", script, out)
 		}
-		// Not a privileged container: what a plain one cannot do, root cannot do here.
-		for _, script := range []string{"mount -t tmpfs none /mnt", "mknod /tmp/disk b 8 0 && cat /tmp/disk", "echo 1 >/proc/sys/kernel/panic", "echo b >/proc/sysrq-trigger"} {
-			if code, out := exec(t, c, "sh", "-c", script); code == 0 {
-				t.Errorf("%s: is allowed: %s", script, out)
-			}
-		}
-	})
+	}
 }
 
 // Two pods have two machine-ids; a container that follows another in its pod keeps it.
@@ -191,38 +192,31 @@ func service(name, text string) []lab.File {
 	}
 }
 
-func TestShutdownRunsEachServicesExecStop(t *testing.T) {
-	n := harness.Start(t)
-	for _, name := range systemds {
-		t.Run(name, func(t *testing.T) {
-			ref := push(t, n, name, "witness", nil, service("witness.service", witness)...)
-			need(t, n, "systemd", ref)
-			for how, end := range map[string]func(c *harness.Container){
-				"stop":     func(c *harness.Container) { c.Stop(t, 25) },
-				"its end":  func(c *harness.Container) { c.Exec(t, "sh", "-c", "kill -USR1 $(pidof probe)") },
-				"poweroff": func(c *harness.Container) { exec(t, c, "systemctl", "poweroff") },
-			} {
-				t.Run(how, func(t *testing.T) {
-					dir := t.TempDir()
-					c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait", "mark=/witness/asked", "exit=3"), func(c *runtime.ContainerConfig) {
-						c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
-					})
-					c.AwaitLine(t, boot, "waiting")
-					healthy(t, c)
-					begin := time.Now()
-					end(c)
-					if _, code := c.Ended(t); code != 3 {
-						t.Errorf("code %d", code)
-					}
-					if took := time.Since(begin); took > harness.Patience(11*time.Second) {
-						t.Errorf("the end took %s", took)
-					}
-					for _, file := range []string{"asked", "started", "stopped", "stopped-after-asked"} {
-						if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
-							t.Error(err)
-						}
-					}
-				})
+func shutdownRunsEachExecStop(t *testing.T, n *harness.Node, ref string) {
+	for how, end := range map[string]func(c *harness.Container){
+		"stop":     func(c *harness.Container) { c.Stop(t, 25) },
+		"its end":  func(c *harness.Container) { c.Exec(t, "sh", "-c", "kill -USR1 $(pidof probe)") },
+		"poweroff": func(c *harness.Container) { exec(t, c, "systemctl", "poweroff") },
+	} {
+		t.Run(how, func(t *testing.T) {
+			dir := t.TempDir()
+			c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait", "mark=/witness/asked", "exit=3"), func(c *runtime.ContainerConfig) {
+				c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+			})
+			c.AwaitLine(t, boot, "waiting")
+			healthy(t, c)
+			begin := time.Now()
+			end(c)
+			if _, code := c.Ended(t); code != 3 {
+				t.Errorf("code %d", code)
+			}
+			if took := time.Since(begin); took > harness.Patience(11*time.Second) {
+				t.Errorf("the end took %s", took)
+			}
+			for _, file := range []string{"asked", "started", "stopped", "stopped-after-asked"} {
+				if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -244,21 +238,19 @@ func TestTheShutdownIsBounded(t *testing.T) {
 	}
 }
 
-func TestPoweroffAndRebootInsideEndTheContainer(t *testing.T) {
-	each(t, machines, nil, func(t *testing.T, n *harness.Node, m machine, ref string) {
-		commands := []string{"poweroff", "reboot", "halt"}
-		if m.image == "sysvinit" {
-			commands = append(commands, "shutdown -h now")
-		}
-		for _, command := range commands {
-			t.Run(command, func(t *testing.T) {
-				c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "exit=5"))
-				c.AwaitLine(t, boot, "waiting")
-				exec(t, c, strings.Fields(command)...)
-				if text, code := c.Ended(t); code != 5 || !strings.Contains(text, "asked 15") {
-					t.Errorf("code %d, log %q", code, text)
-				}
-			})
-		}
-	})
+func poweroffAndRebootInsideEndTheContainer(t *testing.T, n *harness.Node, m machine, ref string) {
+	commands := []string{"poweroff", "reboot", "halt"}
+	if m.image == "sysvinit" {
+		commands = append(commands, "shutdown -h now")
+	}
+	for _, command := range commands {
+		t.Run(command, func(t *testing.T) {
+			c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "exit=5"))
+			c.AwaitLine(t, boot, "waiting")
+			exec(t, c, strings.Fields(command)...)
+			if text, code := c.Ended(t); code != 5 || !strings.Contains(text, "asked 15") {
+				t.Errorf("code %d, log %q", code, text)
+			}
+		})
+	}
 }

@@ -1,0 +1,42 @@
+package rich
+
+import (
+	"testing"
+
+	"github.com/cri-pouch/cri-pouch/integration/harness"
+)
+
+// What must hold whatever the init is. The tests of one machine share a node: its image is unpacked once.
+func TestEveryInit(t *testing.T) {
+	tests := []struct {
+		name string
+		test func(t *testing.T, n *harness.Node, m machine, ref string)
+	}{
+		{"the application is run as asked", theApplicationIsRunAsAsked},
+		{"the application of another user", theApplicationOfAnotherUser},
+		{"streams stay apart", streamsStayApart},
+		{"standard input", standardInput},
+		{"a terminal", aTerminal},
+		{"the exit code is the application's", theExitCodeIsTheApplications},
+		{"restarts inside", restartsInside},
+		{"the stop signal is the application's", theStopSignalIsTheApplications},
+		{"the deaf are killed", theDeafAreKilled},
+		{"poweroff and reboot inside end the container", poweroffAndRebootInsideEndTheContainer},
+		{"limits hold for the whole tree", limitsHoldForTheWholeTree},
+		{"pod security holds", podSecurityHolds},
+		{"the image's files are left alone", theImagesFilesAreLeftAlone},
+		{"the record is not trusted", theRecordIsNotTrusted},
+		{"a rich container is replaced in place", aRichContainerIsReplacedInPlace},
+		{"the daemon's death is not noticed inside", theDaemonsDeathIsNotNoticedInside},
+	}
+	each(t, machines, func(t *testing.T, n *harness.Node, m machine, ref string) {
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) { test.test(t, n, m, ref) })
+		}
+	})
+}
+
+// An image that has nothing of an init, or only the small one.
+func TestTheApplicationUnderDumbInit(t *testing.T) {
+	each(t, []machine{{"dumb-init", "dumb-init"}, {"static", "dumb-init"}}, theApplicationIsRunAsAsked)
+}
