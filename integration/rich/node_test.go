@@ -128,37 +128,28 @@ func userns(c *runtime.PodSandboxConfig) {
 
 // probe makes the container run the probe of an image with these actions.
 func probe(ref string, actions ...string) func(*runtime.ContainerConfig) {
-	return func(c *runtime.ContainerConfig) {
-		c.Image = &runtime.ImageSpec{Image: ref, UserSpecifiedImage: ref}
-		c.Command = append([]string{lab.Probe}, actions...)
-	}
+	return image(ref, append([]string{lab.Probe}, actions...)...)
 }
 
-// image makes the container run a command of an image.
+// image makes the container run a command of an image, with the paths masked that the kubelet masks.
 func image(ref string, argv ...string) func(*runtime.ContainerConfig) {
 	return func(c *runtime.ContainerConfig) {
 		c.Image = &runtime.ImageSpec{Image: ref, UserSpecifiedImage: ref}
 		c.Command = argv
+		c.Linux.SecurityContext.MaskedPaths = []string{"/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+			"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"}
+		c.Linux.SecurityContext.ReadonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
 	}
 }
 
-// need skips the test while the daemon does not serve the mode: it takes a mode that is none, or says so.
+// need skips the test where the machine's cgroups are not those that the image's init needs.
 func need(t testing.TB, n *harness.Node, mode, ref string) {
 	t.Helper()
-	try := func(mode string) error {
-		p := n.RunPod(t, pod(mode))
-		defer p.Remove(t)
-		n.Pull(t, ref)
-		_, err := p.TryCreate(harness.Context(t), p.ContainerConfig("try", probe(ref, "exit=0")))
-		return err
-	}
-	if try("no-such-mode") == nil {
-		t.Skip("rich containers are not served yet")
-	}
-	switch err := try(mode); {
-	case status.Code(err) == codes.Unimplemented:
-		t.Skipf("rich mode %s is not served yet: %v", mode, err)
-	case status.Code(err) == codes.FailedPrecondition && strings.Contains(err.Error(), "knows cgroup v2 only"):
+	p := n.RunPod(t, pod(mode))
+	defer p.Remove(t)
+	n.Pull(t, ref)
+	_, err := p.TryCreate(harness.Context(t), p.ContainerConfig("try", probe(ref, "exit=0")))
+	if status.Code(err) == codes.FailedPrecondition && strings.Contains(err.Error(), "knows cgroup v2 only") {
 		t.Skipf("this machine has cgroup v1, use make test-vm: %v", err)
 	}
 }
