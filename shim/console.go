@@ -18,6 +18,7 @@ import (
 type console struct {
 	socket *os.File // where runc's init sends the master
 	master *os.File
+	slave  *os.File                        // ours: an init closes its console while it has nothing to say, and without any slave reading ends for good
 	output func(master *os.File) *follower // made when the master is there
 	out    *follower
 	from   *os.File // FIFO whose content goes to the master; nil: none
@@ -123,6 +124,11 @@ func (c *console) receive() error {
 	}
 	c.master = os.NewFile(uintptr(fds[0]), "terminal")
 	c.out = c.output(c.master)
+	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if errno != 0 {
+		return fmt.Errorf("open the terminal's slave: %w", errno)
+	}
+	c.slave = os.NewFile(slave, "slave of terminal")
 	return nil
 }
 
@@ -139,13 +145,23 @@ func (c *console) start() {
 }
 
 func (c *console) drain() {
+	c.release()
 	_ = c.stdin.close()
 	c.out.finish(time.Now().Add(drainLimit)) // closes the master
 	c.close()
 }
 
+// release lets the output end once nobody in the container has the terminal open any more.
+func (c *console) release() {
+	if c.slave != nil {
+		_ = c.slave.Close()
+		c.slave = nil
+	}
+}
+
 // close lets go of what is open. The master is closed by its follower, if it came to that.
 func (c *console) close() {
+	c.release()
 	_ = c.stdin.close()
 	if c.from != nil {
 		_ = c.from.Close()

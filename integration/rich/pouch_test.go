@@ -154,7 +154,7 @@ func TestContradictionsAreRefused(t *testing.T) {
 		"unknown policy":      {[]string{"mode", "sbin-init", "restart", "sometimes"}, []string{prefix + "restart", "sometimes"}},
 		"negative limit":      {[]string{"mode", "sbin-init", "restart", "always", "restart-limit", "-1"}, []string{prefix + "restart-limit"}},
 		"endless shutdown":    {[]string{"mode", "sbin-init", "shutdown-timeout", "1000h"}, []string{prefix + "shutdown-timeout"}},
-		"after in sbin-init":  {[]string{"mode", "sbin-init", "after", "basic.target"}, []string{prefix + "after", "sbin-init"}},
+		"after in sbin-init":  {[]string{"mode", "sbin-init", "after", "network-online.target"}, []string{"after", "systemd", "busybox"}},
 		"no unit's name":      {[]string{"mode", "systemd", "watch-units", "../../etc/passwd"}, []string{prefix + "watch-units"}},
 		"unknown annotation":  {[]string{"mode", "sbin-init", "restrat", "always"}, []string{prefix + "restrat"}},
 		"restarts of nothing": {[]string{"mode", "sbin-init", "restart-limit", "3"}, []string{prefix + "restart-limit", prefix + "restart"}},

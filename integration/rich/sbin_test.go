@@ -26,6 +26,8 @@ func TestSysvinitRunsTheImagesScripts(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "sysvinit", "scripts", nil,
 		lab.File{Name: "etc/init.d/witness", Mode: 0o755, Content: []byte("#!/bin/sh\n### BEGIN INIT INFO\n# Provides: witness\n### END INIT INFO\necho \"$1\" >>/var/log/witness\n")},
+		// What has been sorted beforehand leaves out what came later.
+		lab.File{Name: "etc/init.d/.wh..depend.boot"}, lab.File{Name: "etc/init.d/.wh..depend.start"}, lab.File{Name: "etc/init.d/.wh..depend.stop"},
 		lab.File{Name: "etc/rc2.d/S50witness", Link: "../init.d/witness"},
 		lab.File{Name: "etc/rc0.d/K50witness", Link: "../init.d/witness"})
 	c := running(t, n, ref)
