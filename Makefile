@@ -121,6 +121,11 @@ test-race: test-unit ## unit tests, then the integration tests against a daemon 
 test-vm: build-tests ## the integration suite in a virtual machine: cgroup v2, systemd, AppArmor (as root; slow, cached in build/vm)
 	integration/vm/run.sh $(if $(RUN),-test.run '$(RUN)')
 
+.PHONY: test-vm-rich
+test-vm-rich: build-tests ## rich containers with systemd 252, 257 and the newest on cgroup v2, in the same machine
+	integration/scripts/rich-images.sh systemd trixie forky
+	VM_SUITE=integration/rich integration/vm/run.sh $(if $(RUN),-test.run '$(RUN)')
+
 .PHONY: quickstart
 quickstart: deps build ## a pod with two containers, one of them replaced in place, on a throwaway root; ends clean (as root)
 	@mkdir -p $(BUILD)

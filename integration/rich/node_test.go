@@ -211,7 +211,7 @@ func words(list [][]byte) (out []string) {
 // exec runs a command in the container and gives exit code and both streams.
 func exec(t testing.TB, c *harness.Container, argv ...string) (int32, string) {
 	t.Helper()
-	r, err := c.Pod.Node.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: argv, Timeout: 60})
+	r, err := c.Pod.Node.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: argv, Timeout: int64(harness.Patience(time.Minute).Seconds())})
 	if err != nil {
 		t.Fatalf("ExecSync %q: %v", argv, err)
 	}

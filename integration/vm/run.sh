@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots the virtual machine and runs the integration suite in it. Arguments go to the test binary.
 # Its output comes over a serial port; the exit code is that of the suite, and 1 when the machine did not finish.
+#   VM_SUITE    integration (default), or integration/rich: then with the images systemd, trixie and forky, which have to be built
 #   VM_PAYLOAD  a script to run instead of the suite, for trying something out in the machine
 #   VM_ACCEL    kvm, where the host has hardware virtualisation (default: software emulation, which works everywhere)
 #   VM_TIMEOUT  seconds after which the machine is switched off (default 5400)
@@ -26,11 +27,19 @@ if [ -n "${VM_PAYLOAD:-}" ]; then
   install -m 0755 "$VM_PAYLOAD" "$work/payload/run"
 else
   "$main/integration/scripts/cni-plugins.sh"
-  (cd "$main" && CGO_ENABLED=0 go test -c -tags "seccomp netgo osusergo" -o "$work/payload/integration.test" ./integration)
+  suite=${VM_SUITE:-integration}
+  (cd "$main" && CGO_ENABLED=0 go test -c -tags "seccomp netgo osusergo" -o "$work/payload/integration.test" "./$suite")
   mkdir -p "$work/payload/bin" "$work/payload/build/failpoints" "$work/payload/build/cni"
   cp "$main"/bin/* "$work/payload/bin/"
   cp "$main"/build/failpoints/* "$work/payload/build/failpoints/"
   cp -r "$main/build/cni/bin" "$work/payload/build/cni/bin"
+  if [ "$suite" = integration/rich ]; then
+    mkdir "$work/payload/build/rich"
+    for image in systemd trixie forky; do
+      cp "$main/build/rich/$image.tar" "$main/build/rich/$image.digest" "$work/payload/build/rich/"
+    done
+    cp "$main/build/rich/probe" "$work/payload/build/rich/"
+  fi
   {
     echo '#!/bin/bash'
     echo "export CRI_POUCH_TEST_ROOT=/payload CRI_POUCH_TEST_SLOW=10 HOME=/root CRI_POUCH_TEST_CGROUPS=${CRI_POUCH_TEST_CGROUPS:-}"
