@@ -33,6 +33,7 @@ func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
 	}
 	s.finish(ctx, c, model.End{
 		StartedAt: startedAt, FinishedAt: exit.ExitedAt, ExitCode: int32(exit.Code), Reason: exitReason(exit),
+		Message: s.richEnd(c.view().rec),
 	})
 }
 

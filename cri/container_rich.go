@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -127,4 +129,32 @@ func (s *Service) richInfo(rec model.Container) map[string]any {
 		info["exitCode"] = record.Code
 	}
 	return info
+}
+
+// richEnd says in words how the application of a rich container ended, where the exit code alone does not; empty for others.
+func (s *Service) richEnd(rec model.Container) string {
+	if rec.Rich == nil {
+		return ""
+	}
+	bundle := s.bundleDir(rec.ID)
+	record, err := richrun.ReadRecord(bundle)
+	if err != nil {
+		return ""
+	}
+	var said []string
+	if plan, err := richrun.ReadPlan(bundle); err == nil {
+		for _, u := range record.Units[:record.UnitsFirst] {
+			if slices.Contains(plan.WatchUnits, u) {
+				said = append(said, fmt.Sprintf("the watched unit %s has failed", u))
+			}
+		}
+	}
+	if n := len(record.Runs); n > 0 && record.Runs[n-1].Failed != "" {
+		last := record.Runs[n-1]
+		said = append(said, fmt.Sprintf("the application could not be started, step %s: %s", last.Failed, syscall.Errno(last.Errno)))
+	}
+	if record.Starts > 1 {
+		said = append(said, fmt.Sprintf("the application was restarted inside %d times", record.Starts-1))
+	}
+	return strings.Join(said, "; ")
 }

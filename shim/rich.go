@@ -127,6 +127,9 @@ func (r *rich) failedUnit(record richrun.Record) bool {
 func (r *rich) stop(s unix.Signal) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return fmt.Errorf("cannot stop container %s: it is stopped: %w", r.c.id, errdefs.ErrFailedPrecondition)
+	}
 	if r.control == nil {
 		return fmt.Errorf("container %s has not been started: %w", r.c.id, errdefs.ErrFailedPrecondition)
 	}

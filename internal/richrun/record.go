@@ -32,6 +32,8 @@ type Record struct {
 	Code   int   // of the container, once Done
 	DoneAt time.Time
 	Units  []string // watched units that have failed
+	// UnitsFirst is how many of them failed before Done: others may have failed because of the shutdown.
+	UnitsFirst int
 }
 
 // RunsMax is how many starts a Record tells of.
@@ -67,6 +69,9 @@ func (r *Record) line(line string) {
 	case scan(line, "unit %s", &word):
 		if len(r.Units) < RunsMax {
 			r.Units = append(r.Units, word)
+			if !r.Done {
+				r.UnitsFirst++
+			}
 		}
 	}
 }
