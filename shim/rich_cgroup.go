@@ -78,7 +78,8 @@ func (c *container) makeInner(config *configs.Config, outer cgroups.Manager) (st
 	if relative, err := filepath.Rel(cgroupRoot, inner.Path); err == nil {
 		inner.Path = "/" + relative
 	}
-	inner.Resources = &cgroups.Resources{SkipDevices: true}
+	// The outer cgroup's device rules hold below it. libcontainer starts nothing without rules, so it gets the same again.
+	inner.Resources = &cgroups.Resources{Devices: config.Cgroups.Resources.Devices}
 	config.Cgroups = &inner
 	m, err := manager.New(&inner)
 	if err == nil {
