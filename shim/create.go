@@ -189,7 +189,7 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 	err = c.lc.Start(lp)
 	theirs.close()
 	if err == nil {
-		if tty, ok := io.(*console); ok {
+		if tty, ok := io.(interface{ receive() error }); ok {
 			err = tty.receive()
 		}
 	}
@@ -221,7 +221,7 @@ type closable interface {
 
 func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, error) {
 	if c.rich != nil && !c.terminal {
-		r, theirs, err := newRichStreams(c.bundle, c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, &c.audience, lp)
+		r, theirs, err := newRichStreams(c.bundle, c.options.GetStdin(), c.logFile, &c.audience, lp)
 		return r, theirs, err
 	}
 	if !c.terminal {

@@ -1,7 +1,9 @@
 package shim
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -26,14 +28,14 @@ type richStreams struct {
 	reader  *os.File
 	stdin   inlet
 	initLog *boundlog.File
+	console *console // the init's
 }
 
-// newRichStreams opens the FIFOs of the bundle and gives the init a FIFO of its own in dir.
-func newRichStreams(bundle, dir string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, _ *childFiles, err error) {
-	r, theirs := &richStreams{}, &childFiles{}
+// newRichStreams opens the FIFOs of the bundle and gives the init a console of its own.
+func newRichStreams(bundle string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, theirs *childFiles, err error) {
+	r := &richStreams{}
 	defer func() {
 		if err != nil {
-			theirs.close()
 			r.close()
 		}
 	}()
@@ -59,15 +61,28 @@ func newRichStreams(bundle, dir string, stdin bool, log *crilog.File, to *audien
 	if r.initLog, err = boundlog.Open(filepath.Join(bundle, richrun.InitLog), initLogMax); err != nil {
 		return nil, nil, err
 	}
-	ours, child, err := outputFIFO(filepath.Join(dir, "init"))
-	if err != nil {
+	// An init speaks to /dev/console, and systemd to nothing that is no terminal.
+	if r.console, theirs, err = newConsole(lp); err != nil {
 		return nil, nil, err
 	}
-	theirs.add(child)
-	lp.Stdout, lp.Stderr = child, child
-	r.followers = append(r.followers, newFollower(ours, r.initLog, func() { _ = r.initLog.Close() }))
+	r.console.output = func(master *os.File) *follower {
+		return newFollower(master, unixLines{r.initLog}, func() { _ = r.initLog.Close() })
+	}
 	return r, theirs, nil
 }
+
+// unixLines takes the carriage returns away that a terminal puts before each newline.
+type unixLines struct{ to io.Writer }
+
+func (u unixLines) Write(p []byte) (int, error) {
+	if _, err := u.to.Write(bytes.ReplaceAll(p, []byte{'\r'}, nil)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// receive takes the init's console, once libcontainer says that the process is made.
+func (r *richStreams) receive() error { return r.console.receive() }
 
 func (r *richStreams) openStdin(path string) (err error) {
 	if r.reader, err = openFIFO(path, unix.O_RDONLY, false); err != nil {
@@ -84,6 +99,7 @@ func (r *richStreams) start() {
 	for _, f := range r.followers {
 		f.start()
 	}
+	r.console.start()
 }
 
 func (r *richStreams) drain() {
@@ -92,6 +108,7 @@ func (r *richStreams) drain() {
 	for _, f := range r.followers {
 		f.finish(deadline)
 	}
+	r.console.drain()
 	_ = r.closeStdin()
 }
 
@@ -113,6 +130,9 @@ func (r *richStreams) close() {
 		_ = f.from.Close()
 	}
 	_ = r.closeStdin()
+	if r.console != nil {
+		r.console.close()
+	}
 	if r.initLog != nil {
 		_ = r.initLog.Close()
 	}

@@ -18,7 +18,7 @@ import (
 
 // service is the beginning of a small init: the launcher is its one service, and USR2 shuts it down.
 const service = `echo init begins; trap 'echo init ends; kill $service 2>/dev/null; wait $service; exit 0' USR2
-/run/.pouch/launch & service=$!
+setsid /run/.pouch/launch & service=$!
 `
 
 // forever lets a shell wait so that it takes signals at once.
