@@ -72,6 +72,7 @@ func (s *Service) finish(ctx context.Context, c *container, end model.End) {
 		if end.Reason != reasonStartError && !end.StartedAt.IsZero() {
 			s.tellStarted(c, end.StartedAt)
 		}
+		s.followers.leave(c)
 		err := s.putContainer(ctx, rec)
 		failpoint.Hit("container.end-recorded")
 		c.mu.Lock()

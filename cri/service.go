@@ -66,6 +66,7 @@ type Service struct {
 	chores         *chores
 	events         *broadcast
 	upgrades       *upgradeMetrics
+	followers      *followers
 	bootID         string
 	streams        Streams
 }
@@ -75,17 +76,22 @@ func New(o Options) *Service {
 	if o.UntoldTimeout == 0 {
 		o.UntoldTimeout = defaultUntold
 	}
-	return &Service{
+	s := &Service{
 		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), bootID: readBootID(),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
+	s.followers = newFollowers(s)
+	return s
 }
 
 // SetStreams says who gives the URLs of streams. It must be called before the service serves.
 func (s *Service) SetStreams(streams Streams) { s.streams = streams }
 
 // Close ends the background work; containers go on.
-func (s *Service) Close() { s.chores.stop() }
+func (s *Service) Close() {
+	s.chores.stop()
+	s.followers.close()
+}
 
 // knownHandler says whether name is a runtime handler of this node.
 func (s *Service) knownHandler(name string) bool {

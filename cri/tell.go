@@ -35,6 +35,7 @@ func (s *Service) tellStarted(c *container, at time.Time) {
 		return
 	}
 	c.startTold = true
+	defer s.followers.follow(c, false)
 	s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
 	s.note(c, journal.Entry{Kind: journal.Started, Time: at})
 	gap := s.outageOf(c, at)

@@ -57,6 +57,8 @@ const (
 	UpgradeFailed Kind = "upgrade-failed" // follows StartFailed where the container is an upgrade
 	Removed       Kind = "removed"
 	PullFailed    Kind = "pull-failed"
+	AppRestarted  Kind = "app-restarted" // inside of a rich container, by its launcher
+	UnitFailed    Kind = "unit-failed"   // a watched unit or a component of a rich container
 )
 
 // The bounds of one segment; there are two. An entry has at most maxLine bytes.

@@ -1,0 +1,179 @@
+package cri
+
+import (
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/internal/journal"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
+)
+
+// recordPause is the least time between two looks at one record: the container's root can write to it as often as it likes.
+const recordPause = 200 * time.Millisecond
+
+// followers watch the records that launchers write, so that what happens inside of a rich container is told while it
+// happens: restarts of the application, and units that have failed.
+type followers struct {
+	s        *Service
+	log      *logrus.Entry
+	restarts prometheus.Counter
+	failures prometheus.Counter
+
+	mu    sync.Mutex
+	watch *fsnotify.Watcher // nil until the first rich container, and where the kernel gives none
+	of    map[string]*follower
+}
+
+// follower is one container that is followed.
+type follower struct {
+	c      *container
+	mu     sync.Mutex // one telling at a time
+	starts int        // told of, like failed
+	failed int
+	due    bool // a look is planned
+}
+
+func newFollowers(s *Service) *followers {
+	f := &followers{
+		s: s, log: s.Log, of: map[string]*follower{},
+		restarts: prometheus.NewCounter(prometheus.CounterOpts{Name: "cri_pouch_app_restarts_total", Help: "Restarts of applications inside of rich containers."}),
+		failures: prometheus.NewCounter(prometheus.CounterOpts{Name: "cri_pouch_app_unit_failures_total", Help: "Failures of watched units and components inside of rich containers."}),
+	}
+	if s.Metrics != nil {
+		s.Metrics.MustRegister(f.restarts, f.failures)
+	}
+	return f
+}
+
+// follow begins with a running container. What its record says by now of an old one has been told before the daemon's restart.
+func (f *followers) follow(c *container, old bool) {
+	if rich := c.view().rec.Rich; rich == nil {
+		return
+	}
+	record, err := richrun.ReadRecord(f.s.bundleDir(c.id))
+	if err != nil {
+		return // a mode without a launcher
+	}
+	one := &follower{c: c}
+	if old {
+		one.starts, one.failed = record.Starts, len(record.Units)
+	}
+	path := f.path(c.id)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.of[path] != nil {
+		return
+	}
+	if f.watch == nil && !f.open() {
+		return
+	}
+	if err := f.watch.Add(path); err != nil {
+		f.log.WithField("container", c.id).WithError(err).Warn("restarts inside of the container are told at its end only")
+	}
+	f.of[path] = one
+	f.planLocked(path) // what was written before the watch
+}
+
+func (f *followers) path(id string) string {
+	return filepath.Join(f.s.bundleDir(id), richrun.Dir, richrun.RecordFile)
+}
+
+// open makes the watcher; f.mu is held.
+func (f *followers) open() bool {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		f.log.WithError(err).Warn("restarts inside of rich containers are not told")
+		return false
+	}
+	f.watch = w
+	go func() {
+		for e := range w.Events {
+			if e.Has(fsnotify.Write) {
+				f.plan(e.Name)
+			}
+		}
+	}()
+	go func() {
+		for err := range w.Errors {
+			f.log.WithError(err).Warn("watch the records of rich containers")
+		}
+	}()
+	return true
+}
+
+// plan has a record looked at soon, and once for all that is written until then.
+func (f *followers) plan(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.planLocked(path)
+}
+
+func (f *followers) planLocked(path string) {
+	one := f.of[path]
+	if one == nil || one.due {
+		return
+	}
+	one.due = true
+	time.AfterFunc(recordPause, func() {
+		f.mu.Lock()
+		one.due = false
+		f.mu.Unlock()
+		f.tell(one)
+	})
+}
+
+// tell notes what has been written since the last look.
+func (f *followers) tell(one *follower) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	record, err := richrun.ReadRecord(f.s.bundleDir(one.c.id))
+	if err != nil {
+		return
+	}
+	for i, run := range record.Runs {
+		if number := record.Starts - len(record.Runs) + i + 1; number <= max(one.starts, 1) {
+			continue
+		}
+		e := journal.Entry{Kind: journal.AppRestarted, Time: run.StartedAt}
+		if i > 0 && record.Runs[i-1].Ended {
+			code := int32(record.Runs[i-1].Code)
+			e.ExitCode = &code
+		}
+		f.s.note(one.c, e)
+	}
+	if more := record.Starts - max(one.starts, 1); more > 0 {
+		f.restarts.Add(float64(more))
+	}
+	for _, unit := range record.Units[min(one.failed, len(record.Units)):] {
+		f.s.note(one.c, journal.Entry{Kind: journal.UnitFailed, Message: unit})
+		f.failures.Inc()
+	}
+	one.starts, one.failed = max(one.starts, record.Starts), max(one.failed, len(record.Units))
+}
+
+// leave tells the rest of a container that has ended.
+func (f *followers) leave(c *container) {
+	path := f.path(c.id)
+	f.mu.Lock()
+	one, watch := f.of[path], f.watch
+	delete(f.of, path)
+	f.mu.Unlock()
+	if one == nil {
+		return
+	}
+	_ = watch.Remove(path)
+	f.tell(one)
+}
+
+func (f *followers) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watch != nil {
+		_ = f.watch.Close()
+	}
+}

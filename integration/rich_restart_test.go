@@ -1,0 +1,68 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
+	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
+)
+
+// A crash loop inside of a container is seen from outside while it goes on, also over a restart of the daemon, and each
+// restart once.
+func TestRestartsInsideAreTold(t *testing.T) {
+	metrics, address := metricsOption(t)
+	n := harness.Start(t, metrics)
+	ref := pushBusybox(t, n, "rich:init", func(*v1.ConfigFile) {}, lab.BusyboxInit()...)
+	p := n.RunPod(t, annotated(richMode, "sbin-init", "rich.cri-pouch.io/restart", "on-failure", "rich.cri-pouch.io/restart-limit", "3", "rich.cri-pouch.io/restart-interval", "10ms"))
+	dir := t.TempDir()
+	c := p.Run(t, "app", image(ref, 0), harness.Sh("while [ ! -e /witness/go ]; do sleep 0.05; done; rm /witness/go; exit 9"), func(c *runtime.ContainerConfig) {
+		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+	})
+	told := func() (codes []int32) {
+		all, err := journal(t, n, &pouchv1.EventsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			if e.Kind == "app-restarted" && e.ContainerId == c.ID {
+				codes = append(codes, e.GetExitCode())
+			}
+		}
+		return codes
+	}
+	fail := func() {
+		if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fail()
+	harness.Eventually(t, "the first restart is told", func() bool { return len(told()) == 1 })
+	if got := metric(t, address, "cri_pouch_app_restarts_total"); got != "1" {
+		t.Errorf("the metric is %s", got)
+	}
+	n.KillDaemon(t)
+	n.StartDaemon(t)
+	fail()
+	harness.Eventually(t, "the second restart is told", func() bool { return len(told()) == 2 })
+	fail()
+	harness.Eventually(t, "the third restart is told", func() bool { return len(told()) == 3 })
+	fail()
+	if _, code := c.Ended(t); code != 9 {
+		t.Errorf("code %d", code)
+	}
+	if s := c.Status(t); !strings.Contains(s.Message, "restarted inside 3 times") {
+		t.Errorf("message %q", s.Message)
+	}
+	for _, code := range told() {
+		if code != 9 {
+			t.Errorf("a restart after code %d", code)
+		}
+	}
+}
