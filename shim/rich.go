@@ -225,7 +225,8 @@ func (r *rich) exit(init task.Exit) task.Exit {
 func (r *rich) struck() {
 	time.AfterFunc(oomSettle, func() {
 		record, err := richrun.ReadRecord(r.c.bundle)
-		if _, running := record.Running(); err != nil || !running {
+		run, running := record.Running()
+		if err != nil || !running || r.dying(run.PID) {
 			return
 		}
 		kills := r.c.s.oom.count(r.c)
