@@ -160,14 +160,19 @@ func (f *followers) tell(one *follower) {
 func (f *followers) leave(c *container) {
 	path := f.path(c.id)
 	f.mu.Lock()
-	one, watch := f.of[path], f.watch
-	delete(f.of, path)
-	f.mu.Unlock()
-	if one == nil {
-		return
+	one := f.of[path]
+	if one != nil {
+		delete(f.of, path)
+		_ = f.watch.Remove(path)
 	}
-	_ = watch.Remove(path)
-	f.tell(one)
+	if len(f.of) == 0 && f.watch != nil { // a node without rich containers has nothing of this
+		_ = f.watch.Close()
+		f.watch = nil
+	}
+	f.mu.Unlock()
+	if one != nil {
+		f.tell(one)
+	}
 }
 
 func (f *followers) close() {
