@@ -59,7 +59,8 @@ func initKinds() []initKind {
 				for n, program := range append(scripts, launch) {
 					fmt.Fprintf(&b, "%s%02d:12345:once:%s\n", ownIDs, n, program)
 				}
-				return b.String() + ownIDs + "pf::powerfail:/sbin/shutdown -h now\n"
+				// Not in 0 and 6: a shutdown that is under way would be begun anew, past the scripts that stop services.
+				return b.String() + ownIDs + "pf:12345:powerfail:/sbin/shutdown -h now\n"
 			},
 		},
 	}
@@ -151,8 +152,12 @@ func (n Node) withInittab(r Request, image *image, kind initKind) (Prepared, err
 // aGetty matches a line that keeps a login on a terminal that containers do not have.
 var aGetty = regexp.MustCompile(`^[^#:]*:[^:]*:(respawn|askfirst|ondemand):.*getty.*\btty[0-9A-Z]`)
 
+// atTheEnd matches a line that keeps something running after the shutdown, as Debian's does a login in case the reboot fails:
+// the container would not end for it.
+var atTheEnd = regexp.MustCompile(`^[^#:]*:[06]+:respawn:`)
+
 // inittabText is the image's own inittab with our lines behind. The image's lines stay as they are, but for logins on
-// terminals that are not there, which would fail for ever, and IDs that are ours.
+// terminals that are not there, which would fail for ever, what would outlive the shutdown, and IDs that are ours.
 func inittabText(own []byte, kind initKind, launch string, scripts []string) []byte {
 	if own == nil {
 		own = []byte(kind.missing)
@@ -163,6 +168,8 @@ func inittabText(own []byte, kind initKind, launch string, scripts []string) []b
 		switch {
 		case aGetty.MatchString(line):
 			b.WriteString("# no such terminal in a container: ")
+		case atTheEnd.MatchString(line):
+			b.WriteString("# the container ends instead: ")
 		case strings.HasPrefix(line, ownIDs):
 			b.WriteString("# replaced by cri-pouch: ")
 		}

@@ -18,15 +18,15 @@ const sysvinitProgram = "ELF... /etc/inittab ... /run/initctl ..."
 
 func TestInittabs(t *testing.T) {
 	needRoot(t)
-	const own = "# theirs\nid:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\np+00:2:once:/theirs\n1:2345:respawn:/sbin/getty --noclear 38400 tty1\nT0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\nlast:2:once:/bin/last"
+	const own = "# theirs\nid:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\np+00:2:once:/theirs\n1:2345:respawn:/sbin/getty --noclear 38400 tty1\nT0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\nz6:6:respawn:/sbin/sulogin --force\nl6:6:wait:/etc/init.d/rc 6\nlast:2:once:/bin/last"
 	for name, tc := range map[string]struct {
 		files    map[string]string
 		want     string
 		shutdown unix.Signal
 	}{
 		"sysvinit": {map[string]string{"sbin/init": sysvinitProgram, "etc/inittab": own}, "# theirs\nid:2:initdefault:\nl2:2:wait:/etc/init.d/rc 2\n# replaced by cri-pouch: p+00:2:once:/theirs\n" +
-			"# no such terminal in a container: 1:2345:respawn:/sbin/getty --noclear 38400 tty1\n# no such terminal in a container: T0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\nlast:2:once:/bin/last\n" +
-			"# by cri-pouch\np+00:12345:once:/run/.pouch/launch\np+pf::powerfail:/sbin/shutdown -h now\n", unix.SIGPWR},
+			"# no such terminal in a container: 1:2345:respawn:/sbin/getty --noclear 38400 tty1\n# no such terminal in a container: T0:23:respawn:/sbin/getty -L ttyS0 9600\nx:2:respawn:/bin/targetty\n# the container ends instead: z6:6:respawn:/sbin/sulogin --force\nl6:6:wait:/etc/init.d/rc 6\nlast:2:once:/bin/last\n" +
+			"# by cri-pouch\np+00:12345:once:/run/.pouch/launch\np+pf:12345:powerfail:/sbin/shutdown -h now\n", unix.SIGPWR},
 		"busybox":             {map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox", "etc/inittab": "::respawn:/bin/x\ntty1::askfirst:/sbin/getty tty1\n"}, "::respawn:/bin/x\n# no such terminal in a container: tty1::askfirst:/sbin/getty tty1\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
 		"busybox by its text": {map[string]string{"sbin/init": "BusyBox v1.35"}, "::sysinit:/etc/init.d/rcS\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
 		"an empty inittab":    {map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox", "etc/inittab": "\n"}, "\n# by cri-pouch\n::once:/run/.pouch/launch\n", unix.SIGUSR2},
