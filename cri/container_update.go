@@ -9,6 +9,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -47,6 +48,9 @@ func (s *Service) updateContainer(ctx context.Context, c *container, want *model
 	}
 	merged := mergeResources(v.rec.Config.Resources, want)
 	sp.Linux.Resources = s.Spec.Resources(sp.Linux.Resources, merged)
+	if v.rec.Rich != nil {
+		richcontainer.Mode(v.rec.Rich.Mode).KeepGroupAlive(sp.Linux.Resources)
+	}
 	if v.status != task.Created {
 		b, err := json.Marshal(sp.Linux.Resources)
 		if err != nil {

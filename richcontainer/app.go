@@ -2,6 +2,7 @@ package richcontainer
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,6 +99,16 @@ func canBecome(r Request) error {
 		}
 	}
 	return nil
+}
+
+// KeepGroupAlive takes the switch out of a container's limits that makes the OOM killer take all of it: with a real init it is
+// the application's cgroup that has it, and the end of one service is not the end of all.
+func (m Mode) KeepGroupAlive(r *specs.LinuxResources) {
+	if m != Systemd && m != SbinInit || r == nil || r.Unified[oomGroupFile] == "" {
+		return
+	}
+	r.Unified = maps.Clone(r.Unified)
+	delete(r.Unified, oomGroupFile)
 }
 
 // withoutBoot takes away the right to reboot: without it a reboot inside is the end of the container.

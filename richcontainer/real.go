@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -193,10 +192,7 @@ func (i *realInit) finish(argv, env []string) (Prepared, error) {
 	if !slices.ContainsFunc(sp.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.CgroupNamespace }) {
 		sp.Linux.Namespaces = append(sp.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
-	if res := sp.Linux.Resources; res != nil && res.Unified[oomGroupFile] != "" {
-		res.Unified = maps.Clone(res.Unified) // the launcher's group has it: one service's end is not the end of all
-		delete(res.Unified, oomGroupFile)
-	}
+	i.r.Choice.Mode.KeepGroupAlive(sp.Linux.Resources)
 	return Prepared{Process: &app, StopSignal: i.r.Choice.Mode.SignalFor(i.r.StopSignal), Init: argv[0]}, nil
 }
 
