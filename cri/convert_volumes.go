@@ -10,6 +10,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/annotation"
 )
 
 // Annotations of a pod that say what outlives its containers. Each can be given for one container by its name behind a dot,
@@ -39,21 +40,11 @@ func podAnnotations(r *runtime.CreateContainerRequest, sb model.Sandbox) map[str
 	return sb.Config.Annotations
 }
 
-// annotationFor gives the value for one container, and the key that it stands under; no key where there is none.
-func annotationFor(annotations map[string]string, key, container string) (value, at string) {
-	for _, k := range []string{key + "." + container, key} {
-		if v, ok := annotations[k]; ok {
-			return v, k
-		}
-	}
-	return "", ""
-}
-
 // volumeWishes reads from the pod's annotations what shall outlive the container. Errors are InvalidArgument and name the
 // annotation, the position in it and the fix.
 func volumeWishes(annotations map[string]string, c *model.ContainerConfig) error {
-	list, persistKey := annotationFor(annotations, persistAnnotation, c.Name)
-	mode, modeKey := annotationFor(annotations, volumesAnnotation, c.Name)
+	list, persistKey := annotation.For(annotations, persistAnnotation, c.Name)
+	mode, modeKey := annotation.For(annotations, volumesAnnotation, c.Name)
 	switch {
 	case modeKey == "", mode == volumesKeep:
 	case mode == volumesFresh:

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/annotation"
 )
 
 // Prefix begins the keys of all annotations that are read here.
@@ -51,7 +53,7 @@ func Applying(annotations map[string]string, container string) (map[string]strin
 		}
 		out[key] = value
 	}
-	if value, key := lookUp(out, modeKey, container); key != "" {
+	if value, key := annotation.For(out, modeKey, container); key != "" {
 		if _, err := parseMode(value, "annotation "+key, writeMode()); err != nil {
 			return nil, err
 		}
@@ -73,7 +75,7 @@ func (n Node) Choose(s Source) (Choice, error) {
 }
 
 func (n Node) mode(s Source) (Choice, error) {
-	if value, key := lookUp(s.Annotations, modeKey, s.Container); key != "" {
+	if value, key := annotation.For(s.Annotations, modeKey, s.Container); key != "" {
 		return parseMode(value, "annotation "+key, writeMode())
 	}
 	if m, ok := n.Handlers[s.Handler]; ok && s.Handler != "" {
@@ -114,16 +116,6 @@ func parseMode(value, by, fix string) (Choice, error) {
 		return Choice{}, fmt.Errorf("%s: %.100q is no mode of a rich container, %s: %w", by, value, fix, errdefs.ErrInvalidArgument)
 	}
 	return Choice{Mode: Mode(value), By: by}, nil
-}
-
-// lookUp gives the value for one container, and the key that it stands under; no key where there is none.
-func lookUp(annotations map[string]string, key, container string) (value, at string) {
-	for _, k := range []string{key + "." + container, key} {
-		if v, ok := annotations[k]; ok {
-			return v, k
-		}
-	}
-	return "", ""
 }
 
 func variable(env []string, name string) (value string) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-pouch/cri-pouch/internal/annotation"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
@@ -89,7 +90,7 @@ func readOptions(annotations map[string]string, container string, c Choice) (Opt
 		ShutdownTimeout: defaultShutdownTimeout, After: []string{defaultAfter},
 	}
 	for _, o := range options() {
-		value, key := lookUp(annotations, Prefix+o.name, container)
+		value, key := annotation.For(annotations, Prefix+o.name, container)
 		if key == "" {
 			continue
 		}
@@ -114,7 +115,7 @@ func contradictions(annotations map[string]string, container string, o Options) 
 		return nil
 	}
 	for _, name := range []string{"restart-limit", "restart-interval"} {
-		if _, key := lookUp(annotations, Prefix+name, container); key != "" {
+		if _, key := annotation.For(annotations, Prefix+name, container); key != "" {
 			return fmt.Errorf("annotation %s says how to restart, but %srestart does not say when: write %s or %s there: %w",
 				key, Prefix, richrun.RestartOnFailure, richrun.RestartAlways, errdefs.ErrInvalidArgument)
 		}
