@@ -54,7 +54,7 @@ func (n Node) realInit(r Request, image *image, initPath string) (*realInit, err
 	i.app.Capabilities = withoutBoot(p.Capabilities)
 	i.plan = richrun.Plan{
 		Mode: string(r.Choice.Mode), ShutdownTimeout: r.Choice.Options.ShutdownTimeout, WatchUnits: r.Choice.Options.WatchUnits,
-		Terminal: p.Terminal, Stdin: r.Stdin, Delegate: true, OwnerUID: hostID(r.UIDs, 0), OwnerGID: hostID(r.GIDs, 0),
+		Delegate: true, OwnerUID: hostID(r.UIDs, 0), OwnerGID: hostID(r.GIDs, 0),
 	}
 	app, err := launched(r, image)
 	if err != nil {

@@ -167,11 +167,7 @@ func (r *rich) shutDown() {
 			waiting = false
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
-	defer cancel()
-	_ = r.c.init.fd.Signal(unix.SIGKILL)
-	r.c.tree.Thaw()
-	if err := r.c.tree.Kill(ctx); err != nil {
+	if err := r.c.kill(context.Background(), unix.SIGKILL, true); err != nil {
 		r.c.log.WithError(err).Error("processes of an ended container stay")
 	}
 }

@@ -40,7 +40,7 @@ func (o *outerCgroup) update(id string, r *specs.LinuxResources) error {
 // could lift those of the cgroup that it sees as the root. systemd as the node's driver mounts the hierarchy so that the
 // kernel itself refuses that (nsdelegate, cgroups(7)), and has no room for another level in its scopes.
 func (c *container) delegate(config *configs.Config) error {
-	if c.rich == nil || c.options.GetSystemdCgroup() {
+	if c.rich == nil || !c.rich.plan.Delegate || c.options.GetSystemdCgroup() {
 		return nil
 	}
 	m, err := manager.New(config.Cgroups)

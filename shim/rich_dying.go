@@ -7,9 +7,11 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 )
 
-// exiting is the kernel's flag of a process on its way out (PF_EXITING, field 9 of proc_pid_stat(5)).
+// exiting is the kernel's flag of a process on its way out (PF_EXITING).
 const exiting = 0x4
 
 // dying says whether a process, by its number in the container, has been killed and only takes its time: to let go of much
@@ -25,7 +27,8 @@ func (r *rich) dying(pid int) bool {
 			continue
 		}
 		pending, _ := strconv.ParseUint(field(string(status), "SigPnd"), 16, 64)
-		return pending>>(unix.SIGKILL-1)&1 == 1 || isExiting(p)
+		st, err := shimstate.ReadStat(p)
+		return pending>>(unix.SIGKILL-1)&1 == 1 || err != nil || st.Flags&exiting != 0
 	}
 	return true // it has gone meanwhile
 }
@@ -40,17 +43,4 @@ func field(status, name string) string {
 		}
 	}
 	return ""
-}
-
-func isExiting(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return true
-	}
-	words := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])) // the name before may hold anything
-	if len(words) < 7 {
-		return false
-	}
-	flags, err := strconv.ParseUint(words[6], 10, 64)
-	return err == nil && flags&exiting != 0
 }

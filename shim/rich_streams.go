@@ -23,7 +23,7 @@ const initLogMax = 256 << 10
 // streams, FIFOs in the bundle that the launcher opens in the container; what the init itself prints goes to a bounded file.
 type richStreams struct {
 	followers []*follower
-	// held are ends of the FIFOs that stand in for the application's until it has opened its own.
+	// writers and reader stand in for the application's ends of the FIFOs until it has opened its own.
 	writers []*os.File
 	reader  *os.File
 	stdin   inlet

@@ -28,8 +28,6 @@ type Plan struct {
 	OwnerGID int  `json:"ownerGID,omitempty"`
 	// WatchUnits are units of the init whose failure ends the container.
 	WatchUnits []string `json:"watchUnits,omitempty"`
-	Terminal   bool     `json:"terminal,omitempty"`
-	Stdin      bool     `json:"stdin,omitempty"`
 }
 
 // planMax bounds the file.

@@ -114,6 +114,7 @@ type Stat struct {
 	Comm                   string
 	State                  byte
 	Parent, Group, Session int
+	Flags                  uint64 // PF_*
 	StartTime              uint64 // clock ticks since boot
 }
 
@@ -136,6 +137,7 @@ func ReadStat(pid int) (Stat, error) {
 	s.Parent, _ = strconv.Atoi(f[1])
 	s.Group, _ = strconv.Atoi(f[2])
 	s.Session, _ = strconv.Atoi(f[3])
+	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
 	s.StartTime, err = strconv.ParseUint(f[19], 10, 64)
 	if err != nil {
 		return Stat{}, fmt.Errorf("stat of process %d: start time: %w", pid, err)
