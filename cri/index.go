@@ -126,9 +126,14 @@ func listed[T interface {
 	isListed() bool
 	createdAt() time.Time
 }](m map[string]T) []T {
+	return oldestFirst(m, T.isListed)
+}
+
+// oldestFirst gives those that keep says yes to.
+func oldestFirst[T interface{ createdAt() time.Time }](m map[string]T, keep func(T) bool) []T {
 	var all []T
 	for _, v := range m {
-		if v.isListed() {
+		if keep(v) {
 			all = append(all, v)
 		}
 	}
@@ -140,25 +145,12 @@ func listed[T interface {
 func (x *index) sandboxesOf(key string) []*sandbox {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var all []*sandbox
-	for _, sb := range x.sandboxes {
-		if sb.key == key {
-			all = append(all, sb)
-		}
-	}
-	slices.SortFunc(all, func(a, b *sandbox) int { return a.created.Compare(b.created) })
-	return all
+	return oldestFirst(x.sandboxes, func(sb *sandbox) bool { return sb.key == key })
 }
 
-// containersOf gives all containers of a sandbox, also those in no list.
+// containersOf gives all containers of a sandbox, also those in no list, oldest first.
 func (x *index) containersOf(sandboxID string) []*container {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	var all []*container
-	for _, c := range x.containers {
-		if c.sandboxID == sandboxID {
-			all = append(all, c)
-		}
-	}
-	return all
+	return oldestFirst(x.containers, func(c *container) bool { return c.sandboxID == sandboxID })
 }

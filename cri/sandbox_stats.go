@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -77,9 +76,7 @@ func (s *Service) readSandboxes(ctx context.Context, match func(model.Sandbox) b
 
 func (s *Service) readSandbox(ctx context.Context, sb *sandbox) (*sandboxReading, error) {
 	r := &sandboxReading{rec: sb.record()}
-	containers := s.index.containersOf(sb.id)
-	slices.SortFunc(containers, func(a, b *container) int { return a.created.Compare(b.created) })
-	for _, c := range containers {
+	for _, c := range s.index.containersOf(sb.id) {
 		if !c.isListed() || !hasProcesses(c.view()) {
 			continue
 		}

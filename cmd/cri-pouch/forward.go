@@ -58,11 +58,7 @@ func parsePort(arg string) (p forwardedPort, err error) {
 }
 
 func (a *app) forward(ctx context.Context, c *client.Client, ref, address string, ports []forwardedPort) error {
-	o, err := c.Objects(ctx)
-	if err != nil {
-		return err
-	}
-	pod, err := o.Pod(ref)
+	pod, err := c.Pod(ctx, ref)
 	if err != nil {
 		return err
 	}

@@ -19,11 +19,7 @@ func (a *app) historyCommand() *cobra.Command {
 			"are removed already. OUTAGE is the time from the end of the one before to the start.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.call(cmd.Context(), func(c *client.Client) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				p, err := o.Pod(args[0])
+				p, err := c.Pod(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}

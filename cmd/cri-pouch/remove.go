@@ -39,11 +39,7 @@ func (a *app) stopCommand() *cobra.Command {
 		Use: "stop CONTAINER...", Short: "Stop containers", Args: atLeast(1, "a container"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(c *client.Client, ref string) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				container, err := o.Container(ref)
+				container, err := c.Container(cmd.Context(), ref)
 				if err != nil {
 					return err
 				}
@@ -116,11 +112,7 @@ func (a *app) podsStopCommand() *cobra.Command {
 		Use: "stop POD...", Short: "Stop pods and their containers", Args: atLeast(1, "a pod"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(c *client.Client, ref string) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				pod, err := o.Pod(ref)
+				pod, err := c.Pod(cmd.Context(), ref)
 				if err != nil {
 					return err
 				}

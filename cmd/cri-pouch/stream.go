@@ -28,11 +28,7 @@ func (a *app) execCommand() *cobra.Command {
 				return usagef("--timeout is for commands without -i and -t")
 			}
 			return a.call(cmd.Context(), func(c *client.Client) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				container, err := o.Container(args[0])
+				container, err := c.Container(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}
@@ -78,11 +74,7 @@ func (a *app) attachCommand() *cobra.Command {
 			"With -t the keys Ctrl-P Ctrl-Q detach. A reader that falls too far behind is detached: the container does not wait.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.call(cmd.Context(), func(c *client.Client) error {
-				o, err := c.Objects(cmd.Context())
-				if err != nil {
-					return err
-				}
-				container, err := o.Container(args[0])
+				container, err := c.Container(cmd.Context(), args[0])
 				if err != nil {
 					return err
 				}

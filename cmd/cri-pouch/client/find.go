@@ -102,6 +102,24 @@ func (c *Client) Objects(ctx context.Context) (Objects, error) {
 	return o, nil
 }
 
+// Container looks a container up, as Objects.Container finds it.
+func (c *Client) Container(ctx context.Context, ref string) (*runtime.Container, error) {
+	o, err := c.Objects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.Container(ref)
+}
+
+// Pod looks a pod up, as Objects.Pod finds it.
+func (c *Client) Pod(ctx context.Context, ref string) (*runtime.PodSandbox, error) {
+	o, err := c.Objects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.Pod(ref)
+}
+
 // Container finds a container by ID, by NAME or POD/NAME (of several attempts in one pod the newest), or by the beginning
 // of its ID.
 func (o Objects) Container(ref string) (*runtime.Container, error) {
