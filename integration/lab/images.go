@@ -186,3 +186,17 @@ func BusyboxImage(version string, edit func(*v1.ConfigFile)) (v1.Image, error) {
 	}
 	return Image(edit, base, top)
 }
+
+// PushVersions publishes NAME:1, whose /version says "one", and NAME:2, whose says "two".
+func (l *Lab) PushVersions(name string) error {
+	for tag, version := range map[string]string{name + ":1": "one", name + ":2": "two"} {
+		img, err := BusyboxImage(version, nil)
+		if err != nil {
+			return err
+		}
+		if err := l.Images.Push(tag, img); err != nil {
+			return fmt.Errorf("push image %s: %w", tag, err)
+		}
+	}
+	return nil
+}

@@ -42,14 +42,8 @@ func run(ctx context.Context, bin, cniBin string, systemd bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close(context.WithoutCancel(ctx))) }()
-	for tag, version := range map[string]string{"busybox:1": "one", "busybox:2": "two"} {
-		img, err := lab.BusyboxImage(version, nil)
-		if err != nil {
-			return err
-		}
-		if err := l.Images.Push(tag, img); err != nil {
-			return err
-		}
+	if err := l.PushVersions("busybox"); err != nil {
+		return err
 	}
 	if err := l.Daemon.Start(ctx); err != nil {
 		return err

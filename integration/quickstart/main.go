@@ -58,14 +58,8 @@ func run(ctx context.Context, bin, cniBin string, verbose bool) (err error) {
 			fmt.Printf("\nEverything is removed again. %.1f s in all.\n", time.Since(begin).Seconds())
 		}
 	}()
-	for tag, version := range map[string]string{"shop:1": "one", "shop:2": "two"} {
-		img, err := lab.BusyboxImage(version, nil)
-		if err != nil {
-			return err
-		}
-		if err := l.Images.Push(tag, img); err != nil {
-			return fmt.Errorf("push image %s: %w", tag, err)
-		}
+	if err := l.PushVersions("shop"); err != nil {
+		return err
 	}
 	step("images shop:1 and shop:2 built from Debian's busybox, served on %s", l.Images.Addr)
 	if err := l.Daemon.Start(ctx); err != nil {

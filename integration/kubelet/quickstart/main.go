@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
-	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
 func main() {
@@ -56,14 +55,8 @@ func run(ctx context.Context, bin, cniBin, kubernetes string) (err error) {
 		}
 	}()
 	step("node %s is Ready after %.1f s: API server at %s, kubelet on unix://%s", c.Node(), time.Since(begin).Seconds(), c.Config.Host, c.Lab.Socket())
-	for tag, version := range map[string]string{"shop:1": "one", "shop:2": "two"} {
-		img, err := lab.BusyboxImage(version, nil)
-		if err != nil {
-			return err
-		}
-		if err := c.Lab.Images.Push(tag, img); err != nil {
-			return fmt.Errorf("push image %s: %w", tag, err)
-		}
+	if err := c.Lab.PushVersions("shop"); err != nil {
+		return err
 	}
 	step("images shop:1 and shop:2 built from Debian's busybox, served on %s", c.Lab.Images.Addr)
 	s := &show{c}

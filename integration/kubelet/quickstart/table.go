@@ -2,22 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/integration/comparison"
 )
 
-// row is one line of the table: what it is, and whether the edit may change it.
-type row struct {
-	what, value string
-	changes     bool
-}
-
 // look reads the pod's state from the API server, the runtime and the containers.
-func (s *show) look(ctx context.Context) ([]row, error) {
+func (s *show) look(ctx context.Context) ([]comparison.Row, error) {
 	pod, err := s.pod(ctx)
 	if err != nil {
 		return nil, err
@@ -41,18 +36,18 @@ func (s *show) look(ctx context.Context) ([]row, error) {
 		return nil, err
 	}
 	web := status(pod, "web")
-	return []row{
-		{"pod UID", string(pod.UID), false},
-		{"pod IP", pod.Status.PodIP, false},
-		{"sandbox ID", short(sandboxes.Items[0].Id), false},
-		{"emptyDir: /data/note", note, false},
-		{"agent: container ID", short(agent.Status.Id), false},
-		{"agent: started at", time.Unix(0, agent.Status.StartedAt).Format("15:04:05.000000000"), false},
-		{"web: container ID", short(id(web.ContainerID)), true},
-		{"web: image", web.Image, true},
-		{"web: imageID", short(web.ImageID[strings.LastIndex(web.ImageID, ":")+1:]), true},
-		{"web: restarts", fmt.Sprint(web.RestartCount), true},
-		{"web: /version", version, true},
+	return []comparison.Row{
+		comparison.Kept("pod UID", string(pod.UID)),
+		comparison.Kept("pod IP", pod.Status.PodIP),
+		comparison.Kept("sandbox ID", comparison.Short(sandboxes.Items[0].Id)),
+		comparison.Kept("emptyDir: /data/note", note),
+		comparison.Kept("agent: container ID", comparison.Short(agent.Status.Id)),
+		comparison.Kept("agent: started at", time.Unix(0, agent.Status.StartedAt).Format("15:04:05.000000000")),
+		comparison.Changed("web: container ID", comparison.Short(id(web.ContainerID))),
+		comparison.Changed("web: image", web.Image),
+		comparison.Changed("web: imageID", comparison.Short(web.ImageID[strings.LastIndex(web.ImageID, ":")+1:])),
+		comparison.Changed("web: restarts", fmt.Sprint(web.RestartCount)),
+		comparison.Changed("web: /version", version),
 	}, nil
 }
 
@@ -62,28 +57,8 @@ func id(containerID string) string {
 }
 
 // printTable compares the two looks; its error names each line that is not as it should be.
-func printTable(before, after []row, outage time.Duration) error {
-	w := [3]int{}
-	for i := range before {
-		w[0], w[1], w[2] = max(w[0], len(before[i].what)), max(w[1], len(before[i].value)), max(w[2], len(after[i].value))
-	}
-	line := fmt.Sprintf("  %s-+-%s-+-%s-+----------", strings.Repeat("-", w[0]), strings.Repeat("-", w[1]), strings.Repeat("-", w[2]))
-	fmt.Printf("\n  %-*s | %-*s | %-*s |\n%s\n", w[0], "", w[1], "before", w[2], "after", line)
-	var wrong []error
-	for i, b := range before {
-		a := after[i]
-		verdict := "same"
-		if a.value != b.value {
-			verdict = "new"
-		}
-		if (a.value != b.value) != b.changes || a.value == "" {
-			verdict += "  (WRONG)"
-			wrong = append(wrong, fmt.Errorf("%s: %q before, %q after", b.what, b.value, a.value))
-		}
-		fmt.Printf("  %-*s | %-*s | %-*s | %s\n", w[0], b.what, w[1], b.value, w[2], a.value, verdict)
-	}
-	fmt.Printf("%s\n  web: outage of its port, the pull included: %.1f ms\n", line, float64(outage.Microseconds())/1000)
-	return errors.Join(wrong...)
+func printTable(before, after []comparison.Row, outage time.Duration) error {
+	return comparison.Print(before, after, func(int) string {
+		return fmt.Sprintf("web: outage of its port, the pull included: %.1f ms", float64(outage.Microseconds())/1000)
+	})
 }
-
-func short(id string) string { return id[:min(13, len(id))] }
