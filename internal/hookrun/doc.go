@@ -9,3 +9,7 @@ const (
 	PlanFile    = "plan.json"    // Plan
 	ResultsFile = "results.json" // []Result
 )
+
+// Launcher is where a container that has hooks sees pouch-init, read-only. Every hook is run by it: it takes over what the
+// hook's command leaves behind, ends and reaps it, so that no zombie reaches the container's program.
+const Launcher = "/run/.pouch/hook"
