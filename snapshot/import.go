@@ -92,10 +92,7 @@ func (s *Store) loadFound(ctx context.Context, b *bundle, found []foundImage) ([
 			return nil, err
 		}
 		var pr progress
-		if err := s.unpackLayers(ctx, p, nil, &pr); err != nil {
-			return nil, err
-		}
-		if err := s.storeDocuments(ctx, p); err != nil {
+		if err := s.bring(ctx, p, nil, &pr); err != nil {
 			return nil, err
 		}
 		img, err := s.name(ctx, p, names, "")

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
@@ -203,10 +204,7 @@ func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []strin
 	if err != nil {
 		return Image{}, err
 	}
-	if err := s.unpackLayers(ctx, p, f, pr); err != nil {
-		return Image{}, err
-	}
-	if err := s.storeDocuments(ctx, p); err != nil {
+	if err := s.bring(ctx, p, f, pr); err != nil {
 		return Image{}, err
 	}
 	failpoint.Hit("pull.unpacked")
@@ -216,4 +214,13 @@ func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []strin
 	}
 	failpoint.Hit("pull.named")
 	return img, nil
+}
+
+// bring unpacks the layers of p and stores its documents, at once: the documents wait for the disk, the layers mostly for
+// registry and CPU.
+func (s *Store) bring(ctx context.Context, p *plan, f remotes.Fetcher, pr *progress) error {
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return s.unpackLayers(ctx, p, f, pr) })
+	both.Go(func() error { return s.storeDocuments(ctx, p) })
+	return both.Wait()
 }
