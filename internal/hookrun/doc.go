@@ -8,6 +8,7 @@ const (
 	Dir         = "hooks"        // the folder
 	PlanFile    = "plan.json"    // Plan
 	ResultsFile = "results.json" // []Result
+	EndFile     = "end.json"     // End
 )
 
 // Launcher is where a container that has hooks sees pouch-init, read-only. Every hook is run by it: it takes over what the

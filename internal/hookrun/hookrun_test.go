@@ -37,6 +37,23 @@ func TestPlanAndResultsComeBack(t *testing.T) {
 	}
 }
 
+func TestTheEndComesBack(t *testing.T) {
+	bundle := t.TempDir()
+	if err := (Plan{}).Write(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadEnd(bundle); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("end before there is one: %v", err)
+	}
+	end := End{ExitCode: 137, OOMKilled: true, StartedAt: time.Unix(1, 2).UTC(), FinishedAt: time.Unix(3, 4).UTC()}
+	if err := end.Write(bundle); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ReadEnd(bundle); err != nil || got != end {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+}
+
 func TestWhatCannotBeReadIsRefused(t *testing.T) {
 	bundle := t.TempDir()
 	if err := (Plan{}).Write(bundle); err != nil {

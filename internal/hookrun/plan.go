@@ -25,7 +25,8 @@ const (
 // Hook is one program to run, ready to be run.
 type Hook struct {
 	Name string `json:"name"`
-	// Process has everything: arguments, environment, directory, user, capabilities, limits.
+	// Process has everything: arguments, environment, directory, user, capabilities, limits. Its arguments are the hook's own:
+	// who runs it puts Launcher before them. The environment of a poststop hook lacks what is known only at the end.
 	Process *specs.Process `json:"process"`
 	Timeout time.Duration  `json:"timeout"`
 	// Ignore says that a failure or timeout of this hook changes nothing for the container. It is reported all the same.

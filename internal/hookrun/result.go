@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 )
@@ -50,14 +49,7 @@ func WriteResults(bundle string, results []Result) error {
 	if err != nil {
 		return fmt.Errorf("encode the results of hooks: %w", err)
 	}
-	path := filepath.Join(bundle, Dir, ResultsFile)
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return fmt.Errorf("write the results of hooks: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write the results of hooks: %w", err)
-	}
-	return nil
+	return replace(filepath.Join(bundle, Dir, ResultsFile), text)
 }
 
 // ReadResults reads a bundle's results so far, in the order in which the hooks ran; none where none has run.

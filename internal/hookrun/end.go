@@ -1,0 +1,48 @@
+package hookrun
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// End is how the container's program ended. The shim writes it before the first poststop hook begins: while these run the
+// container is not reported as ended, and who has to wait for them finds it here. A start removes the one of a former try,
+// and the results too.
+type End struct {
+	ExitCode   uint32    `json:"exitCode"` // 128+n for signal n
+	OOMKilled  bool      `json:"oomKilled,omitempty"`
+	StartedAt  time.Time `json:"startedAt"`
+	FinishedAt time.Time `json:"finishedAt"`
+}
+
+// endMax bounds the file.
+const endMax = 4 << 10
+
+// Write puts the end into a bundle, at once or not at all.
+func (e End) Write(bundle string) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("encode the end for hooks: %w", err)
+	}
+	return replace(filepath.Join(bundle, Dir, EndFile), text)
+}
+
+// ReadEnd reads a bundle's end. os.ErrNotExist: the program has not ended, or the container has no poststop hooks.
+func ReadEnd(bundle string) (End, error) {
+	var e End
+	return e, read(filepath.Join(bundle, Dir, EndFile), endMax, &e)
+}
+
+// replace writes a file so that whoever reads it at the same time sees the old one or the new one.
+func replace(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
