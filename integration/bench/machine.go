@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	goruntime "runtime"
 	"strconv"
 	"strings"
@@ -41,29 +40,6 @@ func lookAtMachine() (Machine, error) {
 	return Machine{
 		Cores: goruntime.NumCPU(), Kernel: unix.ByteSliceToString(name.Release[:]), CgroupV2: fs.Type == unix.CGROUP2_SUPER_MAGIC, Load: minute,
 	}, nil
-}
-
-// withCommand gives the processes whose arguments fit; those without any, as the kernel's own, are left out.
-func withCommand(fits func(args []string) bool) ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil || len(line) == 0 {
-			continue // it has ended
-		}
-		if fits(strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
 }
 
 // pss gives the proportional set size of processes together, in bytes, and how many there are (proc_pid_smaps(5)).

@@ -138,7 +138,7 @@ func (p *peer) target() *target {
 
 // processes are containerd, its shims, and the pods' pause processes.
 func (p *peer) processes() ([]int, error) {
-	shims, err := withCommand(func(args []string) bool { return p.isShim(args) || args[0] == pauseProgram })
+	shims, err := lab.WithCommand(func(args []string) bool { return p.isShim(args) || args[0] == pauseProgram })
 	return append(shims, p.cmd.Process.Pid), err
 }
 
@@ -162,7 +162,7 @@ func (p *peer) close(ctx context.Context) error {
 		errs = append(errs, p.removePods(ctx), p.conn.Close())
 	}
 	errs = append(errs, p.end(ctx))
-	left, err := withCommand(p.isShim)
+	left, err := lab.WithCommand(p.isShim)
 	errs = append(errs, err)
 	for _, pid := range left {
 		errs = append(errs, lab.KillProcess(ctx, pid))

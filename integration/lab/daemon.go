@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -189,27 +188,10 @@ func (d *Daemon) LogTail(bytes int) string {
 // Shims gives the pids of the processes that the daemon left running for its containers: the shim, and keepers and
 // holders of pouch-init. Each is known by the lab's folder in its command line.
 func (d *Daemon) Shims() ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() || (d.cmd != nil && pid == d.PID()) {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue // it has ended
-		}
-		exe, _, _ := strings.Cut(string(line), "\x00")
-		name := filepath.Base(exe)
-		if (name == "containerd-shim-pouch-v2" || name == "pouch-init") && strings.Contains(string(line), d.lab.Dir) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
+	return WithCommand(func(args []string) bool {
+		name := filepath.Base(args[0])
+		return (name == "containerd-shim-pouch-v2" || name == "pouch-init") && strings.Contains(strings.Join(args, " "), d.lab.Dir)
+	})
 }
 
 // end stops the daemon, then its shim: a shim stays by design, so it is killed.
