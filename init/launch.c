@@ -27,6 +27,7 @@
 #include "app.h"
 #include "child.h"
 #include "group.h"
+#include "rest.h"
 #include "roles.h"
 
 #define DEFAULT_FILE "/run/.pouch/app"
@@ -175,23 +176,6 @@ static bool wants_restart(const struct launcher *l)
 	if (l->stopping || l->app.restart == RESTART_NO || l->starts > l->app.restart_limit)
 		return false;
 	return l->app.restart == RESTART_ALWAYS || code_of(l->status);
-}
-
-/* kill_children sends SIGKILL to the processes that are ours: what the application left behind came to us as its reaper. */
-static bool kill_children(void)
-{
-	bool any = false;
-	FILE *f = fopen("/proc/thread-self/children", "re");
-	int pid;
-
-	if (!f)
-		return false;
-	while (fscanf(f, "%d", &pid) == 1) {
-		kill(pid, SIGKILL);
-		any = true;
-	}
-	fclose(f);
-	return any;
 }
 
 /* end_rest ends what the application has left running: its end is the end of the service, and an init on cgroup v1 would

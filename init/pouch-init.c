@@ -2,6 +2,7 @@
  *
  *   hold    pid 1 of a pod's shared pid namespace: it reaps, and ends on SIGTERM or SIGINT.
  *   init    pid 1 of a container in dumb-init mode: init COMMAND [ARGUMENT...]
+ *   hook    runs a container's hook: hook COMMAND [ARGUMENT...]
  *   launch  runs a rich container's application under a real init: launch [FILE], launch unit NAME
  */
 #include <stdio.h>
@@ -15,6 +16,7 @@ static const struct {
 } roles[] = {
 	{"hold", hold},
 	{"init", supervise},
+	{"hook", hook},
 	{"launch", launch},
 };
 
@@ -31,12 +33,13 @@ static const char *base(const char *path)
 
 int main(int argc, char **argv)
 {
-	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+	/* The name comes first: what follows it may be a command that is called like a role. */
+	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
 		if (argc > 0 && !strcmp(base(argv[0]), roles[i].name))
 			return roles[i].run(argc - 1, argv + 1);
+	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
 		if (argc > 1 && !strcmp(argv[1], roles[i].name))
 			return roles[i].run(argc - 2, argv + 2);
-	}
-	fputs("usage: pouch-init hold | init COMMAND [ARGUMENT...] | launch [FILE] | launch unit NAME\n", stderr);
+	fputs("usage: pouch-init hold | init COMMAND [ARGUMENT...] | hook COMMAND [ARGUMENT...] | launch [FILE] | launch unit NAME\n", stderr);
 	return 2;
 }

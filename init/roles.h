@@ -10,6 +10,11 @@ int hold(int argc, char **argv);
  * signal on to that session, reaps orphans, and ends with the command's code (128+n for a signal n). */
 int supervise(int argc, char **argv);
 
+/* hook runs a container's hook and gives the command's code (128+n for a signal n, 127 if there is no such command, 126 if
+ * it cannot be run). Whatever the command has left behind is killed and reaped before, so that neither a process nor a
+ * zombie of it reaches the container's program. SIGTERM and SIGINT go to the command. */
+int hook(int argc, char **argv);
+
 /* launch runs a rich container's application as a service of whatever init the container has. See launch.c. */
 int launch(int argc, char **argv);
 
