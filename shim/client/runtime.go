@@ -119,7 +119,9 @@ func (c *Client) State(ctx context.Context, id string) (task.Info, error) {
 }
 
 func info(p *shimapi.Process) task.Info {
-	i := task.Info{ID: p.Id, Pid: int(p.Pid), Status: task.Status(p.Status), Exit: exit(p.Exit)}
+	i := task.Info{
+		ID: p.Id, Pid: int(p.Pid), Status: task.Status(p.Status), Exit: exit(p.Exit), Starting: p.Starting, Ending: p.Ending,
+	}
 	if p.StartedAt != nil {
 		i.StartedAt = p.StartedAt.AsTime()
 	}

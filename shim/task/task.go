@@ -13,14 +13,17 @@ import (
 type Runtime interface {
 	// Create makes a container from an OCI bundle and leaves it before its exec; it gives the init's pid.
 	Create(ctx context.Context, r CreateRequest) (pid int, err error)
-	// Start lets the created container run its program; it gives the start time that List will report.
+	// Start runs the created container's prestart hooks (internal/hookrun) and lets it run its program; it gives the start
+	// time that List will report. A hook that fails is Aborted, the error names it, and the container is taken away.
 	// A program that cannot be executed is an error that names it.
 	Start(ctx context.Context, id string) (startedAt time.Time, err error)
-	// Kill sends a signal (number, signal(7)) to the container's init, or, with all, to every process of its cgroup.
+	// Kill sends a signal (number, signal(7)) to the container's init, or, with all, to every process of its cgroup. It does not
+	// reach the poststop hooks of a container that is ending, and is no error then.
 	Kill(ctx context.Context, id string, signal uint32, all bool) error
 	// Delete removes an ended (or never started) container and gives its end.
 	Delete(ctx context.Context, id string) (Exit, error)
-	// Wait blocks until the container's init (execID "") or the exec'd process has ended and its log is complete.
+	// Wait blocks until the container's init (execID "") or the exec'd process has ended and its log is complete, and the
+	// container's poststop hooks are done.
 	Wait(ctx context.Context, id, execID string) (Exit, error)
 	// List gives every container that the shim holds, also ended ones that are not deleted yet.
 	List(ctx context.Context) ([]Info, error)
@@ -110,6 +113,11 @@ type Info struct {
 	Status    Status
 	StartedAt time.Time // zero before Start
 	Exit      *Exit     // for Stopped
+	// Starting says of a Created container that Start was called and its prestart hooks run: they go on without the caller.
+	Starting bool
+	// Ending says of a Running or Paused container that its last process has ended and its poststop hooks run. Its end is told
+	// when they are done; Pid is 0.
+	Ending bool
 }
 
 // Exit is the end of a process.
@@ -124,7 +132,7 @@ type EventType string
 
 // The events of the shim.
 const (
-	EventExit EventType = "exit" // a container's init ended, log complete
+	EventExit EventType = "exit" // a container's init ended, log complete, poststop hooks done
 	EventOOM  EventType = "oom"  // the OOM killer struck in a container that goes on
 	EventLost EventType = "lost" // the shim died and the container with it: its end is unknown, the shim has forgotten it
 )

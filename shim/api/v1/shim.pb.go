@@ -279,7 +279,9 @@ type Process struct {
 	Pid           uint32                 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
 	Status        string                 `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"` // created, running, paused, stopped
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	Exit          *Exit                  `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"` // for stopped
+	Exit          *Exit                  `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"`          // for stopped
+	Starting      bool                   `protobuf:"varint,7,opt,name=starting,proto3" json:"starting,omitempty"` // created, and its prestart hooks run
+	Ending        bool                   `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"`     // running no more, but its poststop hooks run before its end is told; pid is 0
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -354,6 +356,20 @@ func (x *Process) GetExit() *Exit {
 		return x.Exit
 	}
 	return nil
+}
+
+func (x *Process) GetStarting() bool {
+	if x != nil {
+		return x.Starting
+	}
+	return false
+}
+
+func (x *Process) GetEnding() bool {
+	if x != nil {
+		return x.Ending
+	}
+	return false
 }
 
 type ListResponse struct {
@@ -1314,7 +1330,7 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x127\n" +
 	"\texited_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bexitedAt\x12\x1d\n" +
 	"\n" +
-	"oom_killed\x18\x03 \x01(\bR\toomKilled\"\xc0\x01\n" +
+	"oom_killed\x18\x03 \x01(\bR\toomKilled\"\xf4\x01\n" +
 	"\aProcess\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\aexec_id\x18\x02 \x01(\tR\x06execId\x12\x10\n" +
@@ -1322,7 +1338,9 @@ const file_shim_api_v1_shim_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\tR\x06status\x129\n" +
 	"\n" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12'\n" +
-	"\x04exit\x18\x06 \x01(\v2\x13.pouch.shim.v1.ExitR\x04exit\"F\n" +
+	"\x04exit\x18\x06 \x01(\v2\x13.pouch.shim.v1.ExitR\x04exit\x12\x1a\n" +
+	"\bstarting\x18\a \x01(\bR\bstarting\x12\x16\n" +
+	"\x06ending\x18\b \x01(\bR\x06ending\"F\n" +
 	"\fListResponse\x126\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x16.pouch.shim.v1.ProcessR\n" +
