@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/hooks"
 )
 
 // Config is everything that can be set, by TOML path. Every key has a row in keys(), with its documentation and its
@@ -20,6 +22,7 @@ type Config struct {
 	Metrics   Metrics   `toml:"metrics"`
 	Runtime   Runtime   `toml:"runtime"`
 	Rich      Rich      `toml:"rich"`
+	Hooks     Hooks     `toml:"hooks"`
 	Network   Network   `toml:"network"`
 	Images    Images    `toml:"images"`
 	Upgrade   Upgrade   `toml:"upgrade"`
@@ -68,6 +71,12 @@ type Rich struct {
 	RootNamespaces []string `toml:"root_namespaces"`
 	RootHandlers   []string `toml:"root_handlers"`
 	ComponentsDir  string   `toml:"components_dir"`
+}
+
+// Hooks says what the hooks of pods may have.
+type Hooks struct {
+	MaxTimeout Duration `toml:"max_timeout"`
+	Grants     []string `toml:"grants"`
 }
 
 // Network says where CNI's parts are.
@@ -130,6 +139,7 @@ func Default() Config {
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
 		},
 		Rich:    Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}, ComponentsDir: "/etc/cri-pouch/components.d"},
+		Hooks:   Hooks{MaxTimeout: Duration(hooks.PrestartLimit), Grants: []string{}},
 		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Images: Images{
 			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,

@@ -10,6 +10,8 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/hooks"
 )
 
 // Key is one setting.
@@ -84,6 +86,11 @@ func Keys() []Key {
 			func(c Config) error { return c.checkRichHandlers(c.Rich.RootHandlers) }},
 		{"rich.components_dir", "", "Folder with a NAME.toml for each component of the administrator's that rich containers can have (docs/rich-containers.md). It is read for each container.",
 			func(c Config) error { return checkPath(c.Rich.ComponentsDir) }},
+
+		{"hooks.max_timeout", "", "The greatest timeout that a pod may give one of its hooks; also what a hook has that gives none, where that is below 30s.",
+			func(c Config) error { return checkDuration(c.Hooks.MaxTimeout, time.Second, hooks.PrestartLimit) }},
+		{"hooks.grants", "", `What hooks of a namespace's pods may have beyond what their containers have, as in ["web=NET_ADMIN,uid:0"]: capabilities, and uid:NUMBER or uid:* for other users. Who can make pods there is trusted with that.`,
+			func(c Config) error { _, err := hooks.ParseGrants(c.Hooks.Grants); return err }},
 
 		{"network.cni_conf_dir", "cni-conf-dir", "Folder of CNI configurations; it is watched, the first in lexical order is used.",
 			func(c Config) error { return checkPath(c.Network.CNIConfDir) }},
