@@ -48,7 +48,7 @@ type Plan struct {
 // planMax bounds the file.
 const planMax = 8 << 20
 
-// Write puts the plan into a bundle and makes the folder for it.
+// Write puts the plan into a bundle, at once or not at all, and makes the folder for it.
 func (p Plan) Write(bundle string) error {
 	text, err := json.Marshal(p)
 	if err != nil {
@@ -58,10 +58,7 @@ func (p Plan) Write(bundle string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of hooks: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, PlanFile), text, 0o600); err != nil {
-		return fmt.Errorf("write the plan of hooks: %w", err)
-	}
-	return nil
+	return replace(filepath.Join(dir, PlanFile), text)
 }
 
 // ReadPlan reads a bundle's plan. os.ErrNotExist: the container has no hooks.
