@@ -37,6 +37,11 @@ type Node struct {
 	CgroupV2  bool
 	// SystemdHierarchy is where the hierarchy name=systemd of cgroup v1 is mounted; empty: nowhere.
 	SystemdHierarchy string
+	// Unified is where the hierarchy of cgroup v2 is mounted, also where controllers are those of v1; empty: nowhere.
+	Unified string
+	// NSDelegate says whether the kernel keeps a cgroup namespace from changing the limits of its root, now: whoever mounts
+	// the hierarchy can switch that. Nil: it does not.
+	NSDelegate func() (bool, error)
 	// Handlers gives modes to runtime handlers by name.
 	Handlers map[string]Mode
 	// RootNamespaces and RootHandlers may run an init as root where CRI asks for another user or for no_new_privs.

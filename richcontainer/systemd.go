@@ -51,7 +51,11 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 		return Prepared{}, r.Choice.refuse(errdefs.ErrInvalidArgument,
 			"the image has no systemd: there is no program at %s, and %s does not lead to one: install it in the image (on Debian the packages systemd and systemd-sysv), or choose another mode", strings.Join(systemdPaths, " or "), sbinInit)
 	}
-	argv, err := n.systemdArgs(r, image, at)
+	version, err := systemdVersion(image, at)
+	if err != nil {
+		return Prepared{}, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	cgroups, err := n.hierarchyFor(r, version)
 	if err != nil {
 		return Prepared{}, err
 	}
@@ -60,7 +64,7 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 		return Prepared{}, err
 	}
 	i.plan.Shutdown = sigrtmin3
-	if err := i.writableCgroups(); err != nil {
+	if err := i.writableCgroups(cgroups); err != nil {
 		return Prepared{}, err
 	}
 	for _, m := range [][2]string{{"/run", "755"}, {"/run/lock", "1777"}, {"/tmp", "1777"}} {
@@ -79,28 +83,19 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 		return Prepared{}, err
 	}
 	// Ours come first, then systemd's own places (systemd(1), SYSTEMD_UNIT_PATH: a colon at the end).
-	return i.finish(argv, []string{"SYSTEMD_UNIT_PATH=" + path.Join(richrun.Folder, unitsDir) + ":"})
+	return i.finish(systemdArgs(r, at, version, cgroups), []string{"SYSTEMD_UNIT_PATH=" + path.Join(richrun.Folder, unitsDir) + ":"})
 }
 
 // systemdArgs gives pid 1's command line. In a container systemd reads it for what the kernel's would say.
-func (n Node) systemdArgs(r Request, image *image, at string) ([]string, error) {
+func systemdArgs(r Request, at string, version int, cgroups hierarchy) []string {
 	argv := []string{at}
 	if r.Spec.Process.Terminal {
 		argv = append(argv, "--show-status=no") // the terminal is the application's
 	}
-	version, err := systemdVersion(image, at)
-	if err != nil {
-		return nil, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
-	}
-	switch {
-	case n.CgroupV2 || version < systemdWithoutV1:
-	case version < systemdNeverV1:
+	if cgroups == namedV1 && version >= systemdWithoutV1 {
 		argv = append(argv, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
-	default:
-		return nil, r.Choice.refuse(errdefs.ErrFailedPrecondition,
-			"systemd %d of the image knows cgroup v2 only, and the node has v1: boot the node with cgroup v2 (systemd.unified_cgroup_hierarchy=1), or use an image with systemd %d or older", version, systemdNeverV1-1)
 	}
-	return argv, nil
+	return argv
 }
 
 // sharedLibrary is the name of the library that systemd's programs are linked to.

@@ -53,8 +53,16 @@ func (c Config) richNode(pouchInit string, cgroupV2 bool, cgroups cgrouptree.Mou
 	if err != nil {
 		return richcontainer.Node{}, err
 	}
+	unified, err := cgrouptree.FindUnified()
+	if err != nil {
+		return richcontainer.Node{}, err
+	}
 	return richcontainer.Node{
-		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Handlers: handlers,
+		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Unified: unified.Mountpoint, Handlers: handlers,
+		NSDelegate: func() (bool, error) {
+			now, err := cgrouptree.FindUnified()
+			return slices.Contains(now.Flags, cgrouptree.NSDelegate), err
+		},
 		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers, ComponentsDir: c.Rich.ComponentsDir,
 	}, nil
 }

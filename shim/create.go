@@ -193,6 +193,9 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 			err = tty.receive()
 		}
 	}
+	if err == nil {
+		err = c.handOver()
+	}
 	var init *process
 	if err == nil {
 		init, err = adopt(lp, io)

@@ -35,12 +35,14 @@ func (o *outerCgroup) update(id string, r *specs.LinuxResources) error {
 	return nil
 }
 
-// delegate makes the cgroups that an init is to manage before the container exists, so that they belong to the container's
-// root when the init mounts them. On cgroup v2 the init's cgroup lies below the one with the limits: root of the container
-// could lift those of the cgroup that it sees as the root. systemd as the node's driver mounts the hierarchy so that the
-// kernel itself refuses that (nsdelegate, cgroups(7)), and has no room for another level in its scopes.
+// delegates says whether pid 1 manages cgroups of its own.
+func (c *container) delegates() bool { return c.rich != nil && c.rich.plan.Delegate }
+
+// delegate makes the cgroup that an init is to manage on cgroup v2, below the one with the limits: root of the container could
+// lift those of the cgroup that it sees as the root. systemd as the node's driver has no room for another level in its scopes;
+// there the kernel itself refuses that (nsdelegate, cgroups(7)), and libcontainer gives the scope to the container's root.
 func (c *container) delegate(config *configs.Config) error {
-	if c.rich == nil || !c.rich.plan.Delegate || c.options.GetSystemdCgroup() {
+	if !c.delegates() || len(c.tree) != 1 || c.options.GetSystemdCgroup() {
 		return nil
 	}
 	m, err := manager.New(config.Cgroups)
@@ -50,18 +52,23 @@ func (c *container) delegate(config *configs.Config) error {
 	if err != nil {
 		return fmt.Errorf("make cgroup: %w", err)
 	}
+	inner, err := c.makeInner(config, m)
+	if err != nil {
+		return err
+	}
+	return c.hand(inner)
+}
+
+// handOver gives the init its cgroups of the hierarchies without controllers, on cgroup v1 and beside it. pid 1 does not run yet.
+func (c *container) handOver() error {
+	if !c.delegates() || len(c.tree) == 1 {
+		return nil
+	}
 	for _, hierarchy := range []string{"", "name=systemd"} {
-		folder := c.tree[hierarchy]
-		if folder == "" {
-			continue
-		}
-		if hierarchy == "" && len(c.tree) == 1 {
-			if folder, err = c.makeInner(config, m); err != nil {
+		if folder := c.tree[hierarchy]; folder != "" {
+			if err := c.hand(folder); err != nil {
 				return err
 			}
-		}
-		if err := c.hand(folder); err != nil {
-			return err
 		}
 	}
 	return nil

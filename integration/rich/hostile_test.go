@@ -122,8 +122,6 @@ func runHostile(t *testing.T, n *harness.Node, mode, ref string) {
 
 func TestHostileImagesOfSystemd(t *testing.T) {
 	n := harness.Start(t)
-	plain := push(t, n, "systemd", "1", nil)
-	need(t, n, "systemd", plain)
 	b := newBait(t)
 	out := climb + b.dir
 	huge := bytes.Repeat([]byte("[Unit]\n#"), 1<<20)
@@ -153,8 +151,6 @@ func TestHostileImagesOfSystemd(t *testing.T) {
 
 func TestHostileImagesWithAnInittab(t *testing.T) {
 	n := harness.Start(t)
-	plain := push(t, n, "busybox", "1", nil)
-	need(t, n, "sbin-init", plain)
 	b := newBait(t)
 	out := climb + b.dir
 	for name, files := range map[string][]lab.File{
@@ -187,8 +183,6 @@ func TestFIFOsInsteadOfFiles(t *testing.T) {
 		path string
 	}{{machine{"busybox", "sbin-init"}, "etc/inittab"}, {machine{"busybox", "sbin-init"}, "sbin/init"}, {machine{"systemd", "systemd"}, "lib/systemd/systemd"}, {machine{"systemd", "systemd"}, "etc/machine-id"}} {
 		t.Run(m.path, func(t *testing.T) {
-			plain := push(t, n, m.image, "1", nil)
-			need(t, n, m.mode, plain)
 			l, err := lab.FIFOLayer(m.path)
 			if err != nil {
 				t.Fatal(err)

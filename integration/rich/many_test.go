@@ -19,7 +19,6 @@ func TestTwentyCyclesLeakNothing(t *testing.T) {
 		t.Run(m.name(), func(t *testing.T) {
 			n := harness.Start(t)
 			ref := push(t, n, m.image, "1", nil)
-			need(t, n, m.mode, ref)
 			var starts, ends []time.Duration
 			for i := range 20 {
 				p := n.RunPod(t, pod(m.mode))

@@ -24,7 +24,6 @@ func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
 			ref := push(t, n, image, "variables", func(c *v1.ConfigFile) {
 				c.Config.Env = append(c.Config.Env, "rich_mode=true", "rich_mode_launch_manner="+manner)
 			})
-			need(t, n, manner, ref)
 			c := n.RunPod(t).Run(t, "app", probe(ref, "say=up", "wait", "exit=3"))
 			c.AwaitLine(t, boot, "up")
 			if got := c.Exec(t, "cat", "/proc/1/comm"); got != "systemd\n" && got != "init\n" {
@@ -41,7 +40,6 @@ func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
 func TestAnImagesLabelChoosesTheMode(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "systemd", "label", func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{"io.cri-pouch.rich.mode": "systemd"} })
-	need(t, n, "systemd", ref)
 	p := n.RunPod(t, pod("", "mode.plain", "none"))
 	rich, plain := p.Run(t, "app", probe(ref, "wait")), p.Run(t, "plain", probe(ref, "wait"))
 	rich.AwaitLine(t, boot, "waiting")
@@ -62,7 +60,6 @@ func TestTheImagesOwnCommandIsTheApplication(t *testing.T) {
 		c.Config.Env = append(c.Config.Env, "OF=the image")
 		c.Config.WorkingDir = "/srv"
 	})
-	need(t, n, "systemd", ref)
 	c := n.RunPod(t, pod("systemd")).Run(t, "app", image(ref), func(c *runtime.ContainerConfig) { c.Command = nil })
 	r := readReport(t, c)
 	if got := words(r.Args); strings.Join(got[1:], "|") != "report|say=reported|--|of the image" || r.Dir != "/srv" || !strings.Contains(strings.Join(words(r.Env), "\n"), "OF=the image") {
@@ -74,7 +71,6 @@ func TestTheImagesOwnCommandIsTheApplication(t *testing.T) {
 func TestAnImageWithoutWantsFolder(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "systemd", "no-wants", nil, lab.File{Name: "etc/systemd/system/.wh.multi-user.target.wants"})
-	need(t, n, "systemd", ref)
 	if text, code := n.RunPod(t, pod("systemd")).RunToEnd(t, "app", probe(ref, "say=up", "exit=3")); text != "up\n" || code != 3 {
 		t.Errorf("code %d, log %q", code, text)
 	}
@@ -107,7 +103,6 @@ func without(lines string, mounted ...string) string {
 func TestLoginShellsSeeTheExactEnvironment(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "systemd", "1", nil)
-	need(t, n, "systemd", ref)
 	values := map[string]string{"EQUALS": "a=b=c", "QUOTES": `'"` + "`id`$(id)", "LINES": "one\ntwo", "EMPTY": "", "PERCENT": "%n %%", "UNICODE": "é", "SPACES": "  two  "}
 	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
 		for k, v := range values {
@@ -131,7 +126,6 @@ func TestLoginShellsSeeTheExactEnvironment(t *testing.T) {
 func TestOneContainerOfThePodIsRich(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "busybox", "1", nil)
-	need(t, n, "sbin-init", ref)
 	p := n.RunPod(t, pod("", "mode.rich", "sbin-init"))
 	rich, plain := p.Run(t, "rich", probe(ref, "wait", "exit=2")), p.Run(t, "plain", probe(ref, "wait", "exit=3"))
 	rich.AwaitLine(t, boot, "waiting")
@@ -148,7 +142,6 @@ func TestOneContainerOfThePodIsRich(t *testing.T) {
 func TestContradictionsAreRefused(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "busybox", "1", nil)
-	need(t, n, "sbin-init", ref)
 	for name, test := range map[string]struct{ pairs, parts []string }{
 		"unknown mode":        {[]string{"mode", "upstart"}, []string{prefix + "mode", "upstart", "systemd, sbin-init, dumb-init"}},
 		"unknown policy":      {[]string{"mode", "sbin-init", "restart", "sometimes"}, []string{prefix + "restart", "sometimes"}},

@@ -16,7 +16,6 @@ import (
 // running starts a waiting probe in sbin-init mode.
 func running(t *testing.T, n *harness.Node, ref string) *harness.Container {
 	t.Helper()
-	need(t, n, "sbin-init", ref)
 	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=0"))
 	c.AwaitLine(t, boot, "waiting")
 	return c
@@ -66,7 +65,6 @@ func TestBusyboxInitRunsTheImagesLines(t *testing.T) {
 	dir := t.TempDir()
 	ref := push(t, n, "busybox", "lines", nil,
 		lab.File{Name: "etc/inittab", Content: []byte("::sysinit:/etc/init.d/rcS\n::respawn:/bin/crond -f -c /etc/crontabs\n::shutdown:/bin/touch /witness/shutdown\n")})
-	need(t, n, "sbin-init", ref)
 	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=9"), func(c *runtime.ContainerConfig) {
 		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
 	})
@@ -90,7 +88,6 @@ func TestBusyboxInitRunsTheImagesLines(t *testing.T) {
 func TestAnImageWithoutInittab(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "busybox", "no-inittab", nil, lab.File{Name: "etc/.wh.inittab"})
-	need(t, n, "sbin-init", ref)
 	if text, code := n.RunPod(t, pod("sbin-init")).RunToEnd(t, "app", probe(ref, "say=up", "exit=4")); text != "up\n" || code != 4 {
 		t.Errorf("code %d, log %q", code, text)
 	}
@@ -102,7 +99,6 @@ func TestOtherInits(t *testing.T) {
 	for image, parts := range map[string][]string{"runit": {"runit"}, "openrc": {"openrc"}, "static": {"/sbin/init"}, "dumb-init": {"/sbin/init"}} {
 		t.Run(image, func(t *testing.T) {
 			ref := push(t, n, image, "1", nil)
-			need(t, n, "sbin-init", ref)
 			p := n.RunPod(t, pod("sbin-init"))
 			refused(t, p, codes.InvalidArgument, p.ContainerConfig("app", probe(ref, "exit=0")), append(parts, prefix+"mode")...)
 		})
@@ -118,7 +114,6 @@ func TestModesThatAnImageCannotHave(t *testing.T) {
 	for _, m := range []machine{{"sysvinit", "systemd"}, {"static", "systemd"}, {"dumb-init", "systemd"}} {
 		t.Run(m.name(), func(t *testing.T) {
 			ref := push(t, n, m.image, "1", func(c *v1.ConfigFile) {})
-			need(t, n, m.mode, ref)
 			p := n.RunPod(t, pod(m.mode))
 			refused(t, p, codes.InvalidArgument, p.ContainerConfig("app", probe(ref, "exit=0")), prefix+"mode", "/lib/systemd/systemd")
 		})

@@ -158,7 +158,6 @@ func systemdKnowsThatItIsAContainer(t *testing.T, c *harness.Container) {
 func TestTheMachineIDIsThePods(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "systemd", "1", nil)
-	need(t, n, "systemd", ref)
 	id := func(p *harness.Pod, attempt uint32) string {
 		c := p.Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
 			c.Metadata.Attempt, c.LogPath = attempt, fmt.Sprintf("app_%d.log", attempt)
@@ -227,7 +226,6 @@ func TestTheShutdownIsBounded(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "systemd", "stuck", nil,
 		service("stuck.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/sleep infinity\nTimeoutStopSec=infinity\n")...)
-	need(t, n, "systemd", ref)
 	c := n.RunPod(t, pod("systemd", "shutdown-timeout", "2s")).Run(t, "app", probe(ref, "say=up", "sleep=1s", "exit=8"))
 	up := c.AwaitLine(t, boot, "up")
 	if _, code := c.Ended(t); code != 8 {

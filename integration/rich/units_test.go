@@ -31,7 +31,6 @@ func onSystemd(t *testing.T, tag string, units map[string]string) (*harness.Node
 		files = append(files, service(name, text)...)
 	}
 	ref := push(t, n, "systemd", tag, nil, files...)
-	need(t, n, "systemd", ref)
 	return n, ref
 }
 

@@ -29,9 +29,9 @@ func (t Tree) v2() (string, bool) {
 }
 
 // list gives the folder to list processes from: any one holds them all; devices is the one that a container can least
-// rearrange, since it is never delegated.
+// rearrange, since it is never delegated. v2's beside those of v1 is an init's own.
 func (t Tree) list() string {
-	for _, controller := range []string{"", "devices", "pids", "freezer", "memory", "cpu", "name=systemd"} {
+	for _, controller := range []string{"devices", "pids", "freezer", "memory", "cpu", "", "name=systemd"} {
 		if p := t[controller]; p != "" {
 			return p
 		}

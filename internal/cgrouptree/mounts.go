@@ -55,6 +55,38 @@ func mountsOf(mounts []*mountinfo.Info) (Mounts, error) {
 	return nil, fmt.Errorf("no cgroup hierarchy with controllers is mounted: %w", errdefs.ErrNotFound)
 }
 
+// Unified is the node's cgroup v2 hierarchy, whether there are controllers of v1 besides or not.
+type Unified struct {
+	Mountpoint string   // empty: there is none that containers are put into
+	Flags      []string // of the hierarchy as a whole ("nsdelegate")
+}
+
+// unifiedPlaces are where libcontainer looks for v2's hierarchy: alone, and beside those of v1.
+var unifiedPlaces = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
+
+// NSDelegate is the flag with which the limits of a cgroup namespace's root cannot be changed from inside (cgroups(7)).
+const NSDelegate = "nsdelegate"
+
+// FindUnified looks for the hierarchy of cgroup v2.
+func FindUnified() (Unified, error) {
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil {
+		return Unified{}, fmt.Errorf("find the hierarchy of cgroup v2: %w", err)
+	}
+	return unifiedOf(mounts), nil
+}
+
+func unifiedOf(mounts []*mountinfo.Info) Unified {
+	for _, m := range mounts {
+		if m.FSType != "cgroup2" || !slices.Contains(unifiedPlaces, m.Mountpoint) {
+			continue
+		}
+		flags := slices.DeleteFunc(strings.Split(m.VFSOptions, ","), func(o string) bool { return o == "rw" || o == "ro" || o == "" })
+		return Unified{Mountpoint: m.Mountpoint, Flags: flags}
+	}
+	return Unified{}
+}
+
 // controllersV1 are those whose figures are read; others of a mount's options are not looked at.
 var controllersV1 = []string{"cpu", "cpuacct", "memory", "pids", "blkio", "devices", "freezer"}
 

@@ -132,6 +132,25 @@ func TestMountsAreThoseWithControllers(t *testing.T) {
 	}
 }
 
+func TestV2sHierarchyIsFoundWhereContainersArePutIntoIt(t *testing.T) {
+	v2 := func(dir, options string) *mountinfo.Info {
+		return &mountinfo.Info{FSType: "cgroup2", Mountpoint: dir, VFSOptions: options}
+	}
+	for name, tc := range map[string]struct {
+		mounts []*mountinfo.Info
+		want   Unified
+	}{
+		"none":      {nil, Unified{}},
+		"alone":     {[]*mountinfo.Info{v2("/elsewhere", "rw"), v2("/sys/fs/cgroup", "rw,nsdelegate,memory_recursiveprot")}, Unified{"/sys/fs/cgroup", []string{"nsdelegate", "memory_recursiveprot"}}},
+		"beside v1": {[]*mountinfo.Info{{FSType: "cgroup", Mountpoint: "/sys/fs/cgroup/unified"}, v2("/sys/fs/cgroup/unified", "rw")}, Unified{"/sys/fs/cgroup/unified", []string{}}},
+		"elsewhere": {[]*mountinfo.Info{v2("/mnt", "rw,nsdelegate")}, Unified{}},
+	} {
+		if got := unifiedOf(tc.mounts); !reflect.DeepEqual(got, tc.want) {
+			t.Errorf("%s: %+v, want %+v", name, got, tc.want)
+		}
+	}
+}
+
 func TestATreeStandsBelowTheMounts(t *testing.T) {
 	m := Mounts{"cpu": "/c/cpu", "memory": "/c/memory"}
 	for path, want := range map[string][]string{
