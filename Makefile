@@ -93,12 +93,12 @@ rich-images: ## build the root filesystems of the rich containers in `make test`
 rich-images-all: ## build those of the other inits and Debian releases too (as root; once, about 8 minutes)
 	@integration/scripts/rich-images.sh all
 
-RICH = $(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration/rich | $(REPORT)
+TEST_RICH = $(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration/rich | $(REPORT)
 .PHONY: test-rich test-rich-all
 test-rich: build-tests rich-images ## rich containers with the inits of Debian 12, Debian 13's systemd and busybox (as root)
-	$(RICH)
+	$(TEST_RICH)
 test-rich-all: build-tests rich-images-all ## the same, and with other inits and Debian releases (as root; long)
-	$(RICH)
+	$(TEST_RICH)
 
 .PHONY: kubernetes
 kubernetes: ## build kubelet, control plane, kubectl and etcd from their Go modules into build/ (13 CPU minutes, then cached)
@@ -126,11 +126,22 @@ test-vm-rich: build-tests ## rich containers with systemd 252, 257 and the newes
 	integration/scripts/rich-images.sh systemd trixie forky
 	VM_SUITE=integration/rich integration/vm/run.sh $(if $(RUN),-test.run '$(RUN)')
 
+# The mode of the quickstart's rich container, as: make quickstart RICH=systemd (or sbin-init, dumb-init). QUICKSTART=-wait leaves it running.
+RICH        ?=
+QUICKSTART  ?=
+
 .PHONY: quickstart
-quickstart: deps build ## a pod with two containers, one of them replaced in place, on a throwaway root; ends clean (as root)
+quickstart: deps build ## a pod with two containers, one of them replaced in place; RICH=systemd: examples/rich-systemd; ends clean (as root)
 	@mkdir -p $(BUILD)
+ifeq ($(RICH),)
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart ./integration/quickstart
-	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin
+	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin $(QUICKSTART)
+else
+	@integration/scripts/deps.sh openssh-client
+	@integration/scripts/rich-images.sh example-$(RICH)
+	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart-rich ./integration/quickstart/rich
+	@$(BUILD)/quickstart-rich -bin $(BIN) -cni-bin $(BUILD)/cni/bin -images $(BUILD)/rich -example examples/rich-$(RICH) $(QUICKSTART)
+endif
 
 .PHONY: quickstart-kubelet
 quickstart-kubelet: deps build kubernetes ## a one-node cluster: kubectl edits one image of a pod with two containers; ends clean (as root)

@@ -1,7 +1,8 @@
 #!/bin/bash
 # Builds root filesystems with real inits from Debian's packages, for the tests of rich containers: build/rich/NAME.tar,
-# NAME.digest beside it. Arguments: names, "test" for those of `make test` (default), or "all". An image is built once and
-# again when its recipe changes. Runs as root; packages come from the mirror that the host's apt uses.
+# NAME.digest beside it. Arguments: names, "test" for those of `make test` (default), or "all"; example-MODE is that of
+# examples/rich-MODE. An image is built once and again when its recipe changes; --recipe NAME prints that.
+# Runs as root; packages come from the mirror that the host's apt uses.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 out=${CRI_POUCH_RICH_IMAGES:-$repository/build/rich}
@@ -22,8 +23,24 @@ recipe() {
     runit) echo "bookworm runit-init,cron,procps" ;;
     openrc) echo 'bookworm openrc,cron,procps ln -s openrc-init "$1/sbin/init"' ;;
     dumb-init) echo "bookworm dumb-init,libc6" ;;
-    *) echo "there is no recipe for an image $1: known are $tested $others" >&2; return 1 ;;
+    example-*) example "$repository/examples/rich-${1#example-}/Dockerfile" ;;
+    *) echo "there is no recipe for an image $1: known are $tested $others example-MODE" >&2; return 1 ;;
   esac
+}
+
+# instructions prints what stands behind the instructions $2 of the Dockerfile $1, each on one line.
+instructions() {
+  sed -e '/^ *#/d' -e ':join' -e '/\\$/{N;s/ *\\\n */ /;bjoin' -e '}' "$1" | sed -n "s/^$2 //p"
+}
+
+# example prints the recipe of an example's Dockerfile: the release in FROM, the packages of the RUN that installs them, and
+# the other RUNs. What COPY adds is put on top when the example is run.
+example() {
+  [ -f "$1" ] || { echo "there is no $1" >&2; return 1; }
+  local packages more
+  packages=$(instructions "$1" RUN | sed -n 's/.*apt-get install \([^&]*\).*/\1/p' | tr ' ' '\n' | sed '/^-/d;/^$/d' | paste -sd, -)
+  more=$(instructions "$1" RUN | sed -e '/apt-get install/d' -e "s/'/'\\\\''/g" -e "s/.*/chroot \"\$1\" sh -ec '&'/" | paste -sd';' -)
+  echo "$(instructions "$1" FROM | sed 's/.*debian://') $packages $more"
 }
 
 # mirror prints the address of Debian's archive as the host's apt has it.
@@ -94,6 +111,10 @@ stamp() {
   { recipe "$1"; case $1 in dumb-init) declare -f unpack ;; *) declare -f bootstrap ;; esac; } | sha256sum | cut -d' ' -f1
 }
 
+if [ "${1:-}" = --recipe ]; then
+  recipe "$2"
+  exit
+fi
 names=
 for argument in "${@:-test}"; do
   case $argument in
