@@ -13,6 +13,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
 
@@ -125,6 +126,10 @@ func (s *Service) placeVolumes(rec model.Container, wanted []wantedVolume, rootf
 	if err != nil {
 		return nil, err
 	}
+	emptied, err := ofOneBoot(rec, rootfs)
+	if err != nil {
+		return nil, err
+	}
 	var out []wantedVolume
 	for _, w := range wanted {
 		log := s.Log.WithField("container", rec.ID).WithField("volume", w.path)
@@ -151,6 +156,12 @@ func (s *Service) placeVolumes(rec model.Container, wanted []wantedVolume, rootf
 		case slices.ContainsFunc(covering, func(m string) bool { return covers(m, w.at) }):
 			log.Debug("no volume: a mount of the pod covers the place that it leads to")
 			continue
+		case slices.Contains(emptied, w.at) && !slices.Contains(rec.Config.Persist, w.path):
+			log.Debug("no volume: the init gets an empty folder there")
+			continue
+		case slices.Contains(emptied, w.at):
+			return nil, fmt.Errorf("annotation %s of container %q: %s leads to %s, which the init of a rich container finds empty at each start, as a machine does: remove it, or name folders below it: %w",
+				persistAnnotation, rec.Config.Name, w.path, w.at, errdefs.ErrInvalidArgument)
 		case same >= 0 && w.had && !out[same].had:
 			log.Debugf("no volume %s: it would hide this one, which a predecessor had", out[same].path)
 			out[same] = w
@@ -169,6 +180,18 @@ func (s *Service) placeVolumes(rec model.Container, wanted []wantedVolume, rootf
 		out = append(out, w)
 	}
 	return out, nil
+}
+
+// ofOneBoot gives the folders that an init is to find empty.
+func ofOneBoot(rec model.Container, rootfs string) ([]string, error) {
+	if rec.Rich == nil {
+		return nil, nil
+	}
+	folders, err := richcontainer.Mode(rec.Rich.Mode).OfOneBoot(rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("container %q: %w", rec.Config.Name, err)
+	}
+	return folders, nil
 }
 
 // podFiles are files that we mount.

@@ -65,7 +65,8 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		places   map[string]snapshot.Place
 		want     []string // places of the mounts, in their order
 		paths    []string // that are prepared, where that needs to be told
-		mention  string   // of the error
+		rich     string
+		mention  string // of the error
 	}{
 		{name: "none"},
 		{name: "nested ones by depth", declared: []string{"/a/b/c", "/a"}, persist: []string{"/a/b"}, want: []string{"/a", "/a/b", "/a/b/c"}},
@@ -86,7 +87,12 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		{name: "files that we mount", persist: []string{"/etc/hosts", "/etc"}, declared: []string{"/etc/resolv.conf"}, want: []string{"/etc"}},
 		{name: "former ones that no longer fit", before: []string{"/file", "/slash", "/kernel", "/fine", "/loop"},
 			places: map[string]snapshot.Place{"/file": other("/file"), "/slash": folder("/"), "/kernel": folder("/proc")}, want: []string{"/fine"}},
+		{name: "what systemd finds empty", rich: "systemd", declared: []string{"/run", "/tmp", "/var/lock", "/run/app", "/data"}, before: []string{"/var/run"},
+			places: map[string]snapshot.Place{"/var/run": folder("/run"), "/var/lock": folder("/run/lock")}, want: []string{"/data", "/run/app"}},
+		{name: "a small init", rich: "dumb-init", declared: []string{"/run", "/tmp"}, want: []string{"/run", "/tmp"}},
 
+		{name: "/tmp of systemd", rich: "systemd", declared: []string{"/tmp"}, persist: []string{"/tmp"}, mention: "/tmp leads to /tmp"},
+		{name: "/run of systemd", rich: "systemd", persist: []string{"/var/run"}, places: map[string]snapshot.Place{"/var/run": folder("/run")}, mention: "/var/run leads to /run"},
 		{name: "VOLUME /", declared: []string{"/"}, mention: `VOLUME "/"`},
 		{name: "VOLUME /proc", declared: []string{"/proc/"}, mention: `VOLUME "/proc/"`},
 		{name: "VOLUME /sys", declared: []string{"/sys"}, mention: `VOLUME "/sys"`},
@@ -107,13 +113,17 @@ func TestWhichPathsBecomeVolumes(t *testing.T) {
 		for _, m := range test.mounts {
 			cfg.Mounts = append(cfg.Mounts, model.Mount{ContainerPath: m, HostPath: "/host"})
 		}
+		rec := model.Container{ID: "id", Config: cfg}
+		if test.rich != "" {
+			rec.Rich = &model.Rich{Mode: test.rich}
+		}
 		img := snapshot.Image{ID: "sha256:1"}
 		img.Config = ocispec.Image{Config: ocispec.ImageConfig{Volumes: map[string]struct{}{}}}
 		for _, d := range test.declared {
 			img.Config.Config.Volumes[d] = struct{}{}
 		}
 		sb := model.Sandbox{Config: model.SandboxConfig{UID: "uid"}}
-		got, err := s.volumes(context.Background(), sb, model.Container{ID: "id", Config: cfg}, img, "/rootfs")
+		got, err := s.volumes(context.Background(), sb, rec, img, "/rootfs")
 		if test.mention != "" {
 			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.mention) {
 				t.Errorf("%s: %v; want InvalidArgument that mentions %q", test.name, err, test.mention)

@@ -169,7 +169,7 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 		_ = os.Remove(filepath.Join(s.bundleDir(c.id), startedMark))
 	case inShim:
 		c.status, c.startedAt, c.pid = info.Status, info.StartedAt, info.Pid
-		s.followers.follow(c, true)
+		s.followers.follow(c, told.inside(c.id, info.StartedAt))
 		if info.Status == task.Stopped {
 			c.status = task.Running
 			s.exited(ctx, c, *info.Exit)

@@ -16,10 +16,11 @@ type told struct {
 	oldest time.Time // what is older may have been told and forgotten
 	kinds  map[string]map[journal.Kind]bool
 	last   map[string]journal.Entry // of each container
+	rich   map[string]richTold
 }
 
 func (s *Service) readJournal() told {
-	t := told{off: s.Journal == nil, kinds: map[string]map[journal.Kind]bool{}, last: map[string]journal.Entry{}}
+	t := told{off: s.Journal == nil, kinds: map[string]map[journal.Kind]bool{}, last: map[string]journal.Entry{}, rich: map[string]richTold{}}
 	if t.off {
 		return t
 	}
@@ -40,9 +41,40 @@ func (s *Service) readJournal() told {
 			}
 			t.kinds[e.ContainerID][e.Kind] = true
 			t.last[e.ContainerID] = e.Entry
+			t.addRich(e.Entry)
 		}
 	}
 	return t
+}
+
+// addRich takes what happened inside of a rich container.
+func (t told) addRich(e journal.Entry) {
+	r := t.rich[e.ContainerID]
+	switch e.Kind {
+	case journal.AppRestarted:
+		r.until = e.Time
+	case journal.UnitFailed:
+		r.failed++
+	default:
+		return
+	}
+	t.rich[e.ContainerID] = r
+}
+
+// inside gives what was told of the inside of a container that was started at some time. Of what the journal may have
+// forgotten nothing is told again.
+func (t told) inside(id string, startedAt time.Time) richTold {
+	r := t.rich[id]
+	switch {
+	case t.off:
+		return richTold{until: time.Now(), failed: -1}
+	case startedAt.Before(t.oldest):
+		r.failed = -1
+		if r.until.Before(t.oldest) {
+			r.until = t.oldest
+		}
+	}
+	return r
 }
 
 // has says whether one of kinds, which happened at some time, was told.

@@ -50,8 +50,8 @@ func newFollowers(s *Service) *followers {
 	return f
 }
 
-// follow begins with a running container. What its record says by now of an old one has been told before the daemon's restart.
-func (f *followers) follow(c *container, old bool) {
+// follow begins with a running container; before is what was told of it by a daemon before this one.
+func (f *followers) follow(c *container, before richTold) {
 	if rich := c.view().rec.Rich; rich == nil {
 		return
 	}
@@ -60,9 +60,7 @@ func (f *followers) follow(c *container, old bool) {
 		return // a mode without a launcher
 	}
 	one := &follower{c: c}
-	if old {
-		one.starts, one.failed = record.Starts, len(record.Units)
-	}
+	one.starts, one.failed = before.of(record)
 	path := f.path(c.id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -77,6 +75,26 @@ func (f *followers) follow(c *container, old bool) {
 	}
 	f.of[path] = one
 	f.planLocked(path) // what was written before the watch
+}
+
+// richTold is what the journal has of a container that an earlier daemon followed; its zero value is nothing.
+type richTold struct {
+	until  time.Time // starts of the application up to then have been told
+	failed int       // failures of units, -1: all that there are
+}
+
+// of gives how many of a record's starts and of its failed units have been told.
+func (t richTold) of(r richrun.Record) (starts, failed int) {
+	starts = r.Starts - len(r.Runs)
+	for i, run := range r.Runs {
+		if !run.StartedAt.After(t.until) {
+			starts = r.Starts - len(r.Runs) + i + 1
+		}
+	}
+	if t.failed < 0 {
+		return starts, len(r.Units)
+	}
+	return starts, t.failed
 }
 
 func (f *followers) path(id string) string {

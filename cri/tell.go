@@ -35,7 +35,7 @@ func (s *Service) tellStarted(c *container, at time.Time) {
 		return
 	}
 	c.startTold = true
-	defer s.followers.follow(c, false)
+	defer s.followers.follow(c, richTold{})
 	s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
 	s.note(c, journal.Entry{Kind: journal.Started, Time: at})
 	gap := s.outageOf(c, at)

@@ -12,10 +12,11 @@ import (
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
 // A crash loop inside of a container is seen from outside while it goes on, also over a restart of the daemon, and each
-// restart once.
+// restart once; what happens while no daemon runs is told by the next one.
 func TestRestartsInsideAreTold(t *testing.T) {
 	metrics, address := metricsOption(t)
 	n := harness.Start(t, metrics)
@@ -48,9 +49,15 @@ func TestRestartsInsideAreTold(t *testing.T) {
 		t.Errorf("the metric is %s", got)
 	}
 	n.KillDaemon(t)
-	n.StartDaemon(t)
 	fail()
+	harness.Eventually(t, "the application is started again while no daemon runs", func() bool { _, err := os.Stat(filepath.Join(dir, "go")); return err != nil && starts(t, n, c) == 3 })
+	n.StartDaemon(t)
 	harness.Eventually(t, "the second restart is told", func() bool { return len(told()) == 2 })
+	if got := metric(t, address, "cri_pouch_app_restarts_total"); got != "1" {
+		t.Errorf("the metric is %s", got)
+	}
+	n.KillDaemon(t)
+	n.StartDaemon(t)
 	fail()
 	harness.Eventually(t, "the third restart is told", func() bool { return len(told()) == 3 })
 	fail()
@@ -65,4 +72,14 @@ func TestRestartsInsideAreTold(t *testing.T) {
 			t.Errorf("a restart after code %d", code)
 		}
 	}
+}
+
+// starts is how many starts of its application a container's record tells of.
+func starts(t *testing.T, n *harness.Node, c *harness.Container) int {
+	t.Helper()
+	r, err := richrun.ReadRecord(filepath.Join(n.StateDir(), "containers", c.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Starts
 }

@@ -217,3 +217,59 @@ func owner(st os.FileInfo) (uid, gid uint32) {
 	s := st.Sys().(*syscall.Stat_t)
 	return s.Uid, s.Gid
 }
+
+// What the pod mounts at a folder that the init is to find empty stays, with the folders below it that it lacks.
+func TestWhatThePodMountsAtTheInitsFolders(t *testing.T) {
+	root := rootfs(t, map[string]string{"lib/systemd/systemd": "x", "run/": "", "tmp/": "", "etc/": ""})
+	for name, tc := range map[string]struct{ mounts, want []string }{
+		"nothing":   {nil, []string{"/run", "/run/lock", "/tmp"}},
+		"run":       {[]string{"/run"}, []string{"/tmp", "pod /run", "/run/lock"}},
+		"run, lock": {[]string{"/run/", "/run/lock"}, []string{"/tmp", "pod /run/", "pod /run/lock"}},
+		"tmp":       {[]string{"/tmp"}, []string{"/run", "/run/lock", "pod /tmp"}},
+		"below":     {[]string{"/run/lock/x"}, []string{"/run", "/run/lock", "/tmp", "pod /run/lock/x"}},
+	} {
+		r := request(t, Systemd, root)
+		for _, m := range tc.mounts {
+			r.Spec.Mounts = append(r.Spec.Mounts, specs.Mount{Destination: m, Type: "bind", Source: "/host"})
+		}
+		v2 := node
+		v2.CgroupV2 = true
+		if _, err := v2.Prepare(r); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var got []string
+		for _, m := range r.Spec.Mounts {
+			switch {
+			case m.Type == "tmpfs":
+				got = append(got, m.Destination)
+			case m.Source == "/host":
+				got = append(got, "pod "+m.Destination)
+			}
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: mounted are %q, want %q", name, got, tc.want)
+		}
+	}
+}
+
+func TestFoldersOfOneBoot(t *testing.T) {
+	for name, tc := range map[string]struct {
+		mode  Mode
+		files map[string]string
+		want  []string
+	}{
+		"systemd":                 {Systemd, nil, []string{"/run", "/run/lock", "/tmp"}},
+		"an init":                 {SbinInit, map[string]string{"sbin/init": "x"}, []string{"/run", "/run/lock"}},
+		"an init that is systemd": {SbinInit, map[string]string{"sbin/init": "-> ../lib/systemd/systemd", "lib/systemd/systemd": "x"}, []string{"/run", "/run/lock", "/tmp"}},
+		"a small one":             {DumbInit, nil, nil},
+		"none":                    {None, nil, nil},
+	} {
+		if got, err := tc.mode.OfOneBoot(rootfs(t, tc.files)); err != nil || !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, %v, want %q", name, got, err, tc.want)
+		}
+	}
+	if _, err := SbinInit.OfOneBoot(rootfs(t, map[string]string{"sbin/init": "-> init"})); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a link in a circle: %v", err)
+	}
+}

@@ -97,7 +97,11 @@ func notItself(r Request, image *image, initPath string) error {
 // tmpfs mounts an empty file system over a folder of the image, unless the pod mounts something there itself.
 func (i *realInit) tmpfs(at, mode string) error {
 	mount := specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=" + mode}}
-	if i.image.hidden(at) {
+	if slices.Contains(i.image.mounts, at) {
+		return nil
+	}
+	if i.image.hidden(at) { // in what the pod mounts
+		i.mounts = append(i.mounts, mount)
 		return nil
 	}
 	if slices.ContainsFunc(i.early, func(m specs.Mount) bool { return strings.HasPrefix(at, m.Destination+"/") }) {

@@ -122,8 +122,8 @@ func (n Node) withInittab(r Request, image *image, kind initKind) (Prepared, err
 		return Prepared{}, err
 	}
 	i.plan.Shutdown, i.plan.KillWhenAlone = kind.shutdown, kind.alone
-	for _, m := range [][2]string{{"/run", "755"}, {"/run/lock", "1777"}} {
-		if err := i.tmpfs(m[0], m[1]); err != nil {
+	for _, m := range inittabTmpfs() {
+		if err := i.tmpfs(m.path, m.mode); err != nil {
 			return Prepared{}, err
 		}
 	}

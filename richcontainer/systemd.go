@@ -67,8 +67,8 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 	if err := i.writableCgroups(cgroups); err != nil {
 		return Prepared{}, err
 	}
-	for _, m := range [][2]string{{"/run", "755"}, {"/run/lock", "1777"}, {"/tmp", "1777"}} {
-		if err := i.tmpfs(m[0], m[1]); err != nil {
+	for _, m := range systemdTmpfs() {
+		if err := i.tmpfs(m.path, m.mode); err != nil {
 			return Prepared{}, err
 		}
 	}

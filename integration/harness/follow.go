@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
 // FollowLog waits until the container has logged a line that ok takes, and gives it. The log is followed by inotify, so
@@ -34,7 +36,7 @@ func (c *Container) FollowLog(t testing.TB, limit time.Duration, ok func(LogLine
 		}
 		left := time.Until(deadline)
 		if left <= 0 {
-			t.Fatalf("%s has not logged the line that is awaited, but:\n%s", c.Config.Metadata.Name, c.LogText(t))
+			t.Fatalf("%s has not logged the line that is awaited, but:\n%s%s", c.Config.Metadata.Name, c.LogText(t), c.initLog())
 		}
 		if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left/time.Millisecond)+1); err != nil && !errors.Is(err, unix.EINTR) {
 			t.Fatal(err)
@@ -43,6 +45,15 @@ func (c *Container) FollowLog(t testing.TB, limit time.Duration, ok func(LogLine
 			t.Fatal(err)
 		}
 	}
+}
+
+// initLog is what the init of a rich container said last.
+func (c *Container) initLog() string {
+	b, err := os.ReadFile(filepath.Join(c.Pod.Node.StateDir(), "containers", c.ID, richrun.InitLog))
+	if err != nil {
+		return ""
+	}
+	return "its init said:\n" + string(b[max(len(b)-4000, 0):])
 }
 
 // completeLines are the log's entries but for one that is being written.

@@ -100,24 +100,3 @@ func life(t *testing.T, p *harness.Pod, ref string) (int32, error) {
 	}
 	return 0, fmt.Errorf("the container never ended: %w", ctx.Err())
 }
-
-// An edit of the image replaces a rich container like any other: what its pod persists is handed on.
-func aRichContainerIsReplacedInPlace(t *testing.T, n *harness.Node, m machine, ref string) {
-	next := push(t, n, m.image, "2", nil, versionFile("two"))
-	p := n.RunPod(t, pod(m.mode), func(c *runtime.PodSandboxConfig) { c.Annotations["upgrade.cri-pouch.io/persist"] = "/var/lib/state" })
-	old := p.Run(t, "app", probe(ref, "mark=/var/lib/state/marks", "wait", "exit=0"))
-	old.AwaitLine(t, boot, "waiting")
-	ip := p.IP(t)
-	old.Stop(t, 20)
-	c := p.Run(t, "app", probe(next, "mark=/var/lib/state/marks", "wait", "exit=0"), func(c *runtime.ContainerConfig) {
-		c.Metadata.Attempt, c.LogPath = 1, "app_1.log"
-	})
-	c.AwaitLine(t, boot, "waiting")
-	if got := c.Exec(t, "sh", "-c", "wc -l </var/lib/state/marks; cat /version"); got != "2\ntwo\n" {
-		t.Errorf("%q", got)
-	}
-	if p.IP(t) != ip {
-		t.Errorf("the address was %s and is %s", ip, p.IP(t))
-	}
-	c.Stop(t, 20)
-}
