@@ -55,7 +55,6 @@ func TestComponentsOfTheAdministrator(t *testing.T) {
 	for _, m := range []machine{{"systemd", "systemd"}, {"sysvinit", "sbin-init"}, {"busybox", "sbin-init"}} {
 		t.Run(m.name(), func(t *testing.T) {
 			ref := push(t, n, m.image, "1", nil)
-			need(t, n, m.mode, ref)
 			run := func(t *testing.T, edits ...func(*runtime.PodSandboxConfig)) (*harness.Container, string) {
 				dir := t.TempDir()
 				if err := os.Chmod(dir, 0o777); err != nil {

@@ -75,7 +75,6 @@ func TestVolumesAtTheFoldersOfSystemd(t *testing.T) {
 		c.Config.Volumes = map[string]struct{}{"/run": {}, "/run/lock": {}, "/tmp": {}, "/sys/fs/cgroup": {}, "/var/run/app": {}, "/var/lib/app": {}}
 	}
 	ref := push(t, n, "systemd", "volumes", declared, lab.File{Name: "run/of-the-image", Content: []byte("x")}, lab.File{Name: "run/app/of-the-image", Content: []byte("x")})
-	need(t, n, "systemd", ref)
 	look := func(p *harness.Pod, number uint32, edits ...func(*runtime.ContainerConfig)) string {
 		t.Helper()
 		c := p.Run(t, "app", append([]func(*runtime.ContainerConfig){probe(ref, "mark=/run/marks", "mark=/run/lock/marks", "mark=/tmp/marks", "mark=/run/app/marks", "mark=/var/lib/app/marks", "wait", "exit=0"), attempt(number, "a")}, edits...)...)
