@@ -40,6 +40,9 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 	if cfg.RichAnnotations, err = richcontainer.Applying(annotations, cfg.Name); err != nil {
 		return nil, err
 	}
+	if err := s.hookWishes(annotations, &cfg); err != nil {
+		return nil, err
+	}
 	digest := containerDigest(sb.id, cfg)
 	id, err := s.containerNames.create(ctx, containerName(sb.id, cfg), digest, s.containerMaker(sb, cfg, digest))
 	if err != nil {
@@ -161,11 +164,12 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 	if err != nil {
 		return spec.Output{}, err
 	}
-	out, err := s.Spec.Build(ctx, spec.Input{
+	in := spec.Input{
 		ID: rec.ID, Sandbox: sbRec.Config, SandboxID: sb.id, Config: rec.Config, Image: img.Config, Rootfs: root,
 		Namespaces: s.Network.Namespaces(pod), Files: s.Network.Files(sb.id), Shm: s.Network.Shm(pod),
 		PIDNamespace: pidNamespaceAtStart(rec.Config), Volumes: volumes,
-	})
+	}
+	out, err := s.Spec.Build(ctx, in)
 	if err != nil {
 		return out, err
 	}
@@ -176,7 +180,14 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 	}
 	dir := s.bundleDir(rec.ID)
 	steps.Add("remove bundle", func(context.Context) error { return os.RemoveAll(dir) })
+	plain, err := plainSpec(rec, out.Spec)
+	if err != nil {
+		return out, err
+	}
 	if err := s.enrich(sbRec, rec, root, choice, &out); err != nil {
+		return out, err
+	}
+	if err := s.planHooks(sb, rec, in, plain, out.Spec); err != nil {
 		return out, err
 	}
 	return out, s.writeSpec(rec.ID, out.Spec)

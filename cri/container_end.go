@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -27,8 +28,12 @@ const (
 func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
 	startedAt := c.view().startedAt
 	if startedAt.IsZero() { // it ended before StartContainer had the shim's answer
-		if info, err := s.Runtime.State(ctx, c.id); err == nil {
+		info, err := s.Runtime.State(ctx, c.id)
+		if err == nil {
 			startedAt = info.StartedAt
+		}
+		if startedAt.IsZero() && (err == nil || errdefs.IsNotFound(err)) && c.starting() {
+			return // its program never ran: the start that fails says why
 		}
 	}
 	s.finish(ctx, c, model.End{
@@ -39,9 +44,16 @@ func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
 
 // lost notes a container whose shim died with it, or that did not survive a reboot.
 func (s *Service) lost(ctx context.Context, c *container, message string) {
-	s.finish(ctx, c, model.End{
-		StartedAt: c.view().startedAt, FinishedAt: time.Now().UTC(), ExitCode: lostCode, Reason: reasonLost, Message: message,
-	})
+	v := c.view()
+	end := model.End{StartedAt: v.startedAt, FinishedAt: time.Now().UTC(), ExitCode: lostCode, Reason: reasonLost, Message: message}
+	if known, err := hookrun.ReadEnd(s.bundleDir(c.id)); err == nil && hooked(v.rec) { // the shim died while the poststop hooks ran
+		end = model.End{
+			StartedAt: known.StartedAt, FinishedAt: known.FinishedAt, ExitCode: int32(known.ExitCode),
+			Reason: exitReason(task.Exit{Code: known.ExitCode, OOMKilled: known.OOMKilled}), Message: s.richEnd(v.rec),
+		}
+	}
+	end.Hooks = s.skippedHooks(v.rec, message)
+	s.finish(ctx, c, end)
 }
 
 func exitReason(exit task.Exit) string {
@@ -67,8 +79,9 @@ func (s *Service) finish(ctx context.Context, c *container, end model.End) {
 			end.StartedAt = c.startedAt
 		}
 		rec := c.rec
-		rec.End = &end
 		c.mu.Unlock()
+		s.hookEnd(rec, &end)
+		rec.End = &end
 		if end.Reason != reasonStartError && !end.StartedAt.IsZero() {
 			s.tellStarted(c, end.StartedAt)
 		}

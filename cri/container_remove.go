@@ -28,6 +28,11 @@ func (s *Service) RemoveContainer(ctx context.Context, r *runtime.RemoveContaine
 
 func (s *Service) removeContainer(ctx context.Context, c *container) error {
 	return c.remove.Do(ctx, containerLimit, func(ctx context.Context) error {
+		restore, err := s.dismiss(ctx, c)
+		if err != nil {
+			return err
+		}
+		defer restore()
 		if err := c.op.Acquire(ctx, 1); err != nil {
 			return fmt.Errorf("wait for the start of container %s: %w", c.id, err)
 		}

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -30,7 +31,7 @@ func (s *Service) StartContainer(ctx context.Context, r *runtime.StartContainerR
 	if err != nil {
 		return nil, err
 	}
-	err = c.start.Do(ctx, containerLimit, func(ctx context.Context) error { return s.startContainer(ctx, c) })
+	err = c.start.Do(ctx, startLimit(c.view().rec), func(ctx context.Context) error { return s.startContainer(ctx, c) })
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +60,11 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		return err
 	}
 	defer leave()
+	waiting, done := c.beginStart(ctx)
+	defer done()
+	if err := s.awaitPredecessor(waiting, c.view().rec); err != nil {
+		return err
+	}
 	return s.launch(ctx, sb, c)
 }
 
@@ -71,7 +77,7 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 	}
 	changed, err := s.joinPIDNamespace(ctx, sb, rec, sp)
 	if err == nil && changed {
-		err = s.writeSpec(c.id, sp)
+		err = errors.Join(s.writeSpec(c.id, sp), s.followPIDNamespace(rec, sp))
 	}
 	if err != nil {
 		return s.startFailed(ctx, c, err)
@@ -88,11 +94,14 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 		return s.startFailed(ctx, c, err)
 	}
 	failpoint.Hit("container.created")
-	c.mu.Lock()
-	c.pid = pid
-	c.mu.Unlock()
+	if wanted := c.createdAs(pid); !wanted && hooked(rec) {
+		return s.startFailed(ctx, c, errDismissed)
+	}
 	startedAt, err := s.Runtime.Start(ctx, c.id)
 	if err != nil {
+		if hooked(rec) && c.dismissed() && !errdefs.IsUnavailable(err) {
+			err = fmt.Errorf("%w (%w)", errDismissed, err)
+		}
 		return s.startFailed(ctx, c, err)
 	}
 	failpoint.Hit("container.started")

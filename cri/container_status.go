@@ -71,6 +71,9 @@ func (s *Service) containerInfo(v view) map[string]any {
 	if v.rec.Rich != nil {
 		info["rich"] = s.richInfo(v.rec)
 	}
+	if hooked(v.rec) {
+		info["hooks"] = s.hookResults(v.rec)
+	}
 	return map[string]any{"info": info}
 }
 

@@ -31,6 +31,11 @@ func (s *Service) StopContainer(ctx context.Context, r *runtime.StopContainerReq
 }
 
 func (s *Service) stopContainer(ctx context.Context, c *container, grace time.Duration) error {
+	restore, err := s.dismiss(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer restore()
 	if err := c.op.Acquire(ctx, 1); err != nil { // a start in progress comes first
 		return fmt.Errorf("wait for the start of container %s: %w", c.id, err)
 	}

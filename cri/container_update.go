@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
@@ -61,6 +62,9 @@ func (s *Service) updateContainer(ctx context.Context, c *container, want *model
 		}
 	}
 	if err := s.writeSpec(c.id, sp); err != nil {
+		return err
+	}
+	if err := s.editPlan(v.rec, func(sp *specs.Spec) { sp.Linux.Resources = s.Spec.Resources(sp.Linux.Resources, merged) }); err != nil {
 		return err
 	}
 	c.mu.Lock()

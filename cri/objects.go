@@ -101,6 +101,11 @@ type container struct {
 	// telling is held while the world is told of the container's start, which happens before it is told of the end.
 	telling   sync.Mutex
 	startTold bool
+	hooksTold map[string]bool // by hookKey
+
+	// cut ends a start in progress that waits for something; dismissals are those who do not want one. mu guards both.
+	cut        context.CancelCauseFunc
+	dismissals int
 
 	ended   chan struct{} // closed when rec.End is set
 	cleaned chan struct{} // closed when shim and mount let go of it

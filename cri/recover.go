@@ -162,7 +162,13 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 	case rec.End != nil:
 		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error { return s.letGo(ctx, c) })
 	case inShim && info.Status == task.Created:
-		// Its start was cut off: the program did not run, so the container is as good as new.
+		// Its start was cut off: the program did not run, so the container is as good as new. Prestart hooks that still run
+		// must not lead to a program that nobody has asked for twice.
+		if info.Starting {
+			if err := s.Runtime.Kill(ctx, c.id, uint32(syscall.SIGKILL), true); err != nil && !gone(err) {
+				s.Log.WithField("container", c.id).WithError(err).Warn("cannot end the hooks of a start that was cut off")
+			}
+		}
 		if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 			s.Log.WithField("container", c.id).WithError(err).Warn("cannot take back a start that was cut off")
 		}

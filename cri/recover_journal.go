@@ -17,10 +17,14 @@ type told struct {
 	kinds  map[string]map[journal.Kind]bool
 	last   map[string]journal.Entry // of each container
 	rich   map[string]richTold
+	hooks  map[string]map[string]bool // of each container, by hookKey
 }
 
 func (s *Service) readJournal() told {
-	t := told{off: s.Journal == nil, kinds: map[string]map[journal.Kind]bool{}, last: map[string]journal.Entry{}, rich: map[string]richTold{}}
+	t := told{
+		off: s.Journal == nil, kinds: map[string]map[journal.Kind]bool{}, last: map[string]journal.Entry{},
+		rich: map[string]richTold{}, hooks: map[string]map[string]bool{},
+	}
 	if t.off {
 		return t
 	}
@@ -42,6 +46,7 @@ func (s *Service) readJournal() told {
 			t.kinds[e.ContainerID][e.Kind] = true
 			t.last[e.ContainerID] = e.Entry
 			t.addRich(e.Entry)
+			t.addHook(e.Entry)
 		}
 	}
 	return t
@@ -93,6 +98,7 @@ func (s *Service) catchUp(c *container, t told, info task.Info) {
 	if !t.has(c.id, rec.CreatedAt, journal.Created) {
 		s.note(c, journal.Entry{Kind: journal.Created, Time: rec.CreatedAt})
 	}
+	c.hooksTold = t.hooks[c.id]
 	if at := startOf(rec, info); !at.IsZero() {
 		c.startTold = t.has(c.id, at, journal.Started)
 		s.tellStarted(c, at)
@@ -126,4 +132,15 @@ func (s *Service) tellGone(t told, records map[string][]byte) {
 			ContainerID: id, Name: e.Name, Attempt: e.Attempt, Image: e.Image, ImageRef: e.ImageRef,
 		})
 	}
+}
+
+// addHook notes a hook that was told of.
+func (t told) addHook(e journal.Entry) {
+	if e.Kind != journal.Hook {
+		return
+	}
+	if t.hooks[e.ContainerID] == nil {
+		t.hooks[e.ContainerID] = map[string]bool{}
+	}
+	t.hooks[e.ContainerID][hookKeyOf(e.Message)] = true
 }

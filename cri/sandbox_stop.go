@@ -42,6 +42,13 @@ func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 	sb.stopping.Store(true)
 	sb.endLife(errStopped)
 	return sb.stop.Do(ctx, sandboxLimit, func(ctx context.Context) error {
+		for _, c := range s.index.containersOf(sb.id) {
+			restore, err := s.dismiss(ctx, c)
+			if err != nil {
+				return err
+			}
+			defer restore()
+		}
 		if err := sb.use.Acquire(ctx, usersMax); err != nil {
 			return fmt.Errorf("wait for the starts in sandbox %s: %w", sb.id, err)
 		}
@@ -85,12 +92,13 @@ func (s *Service) killContainer(ctx context.Context, c *container) error {
 			return fmt.Errorf("kill container %s: %w", c.id, err)
 		}
 	}
-	ended, err := c.awaitEnd(ctx, killLimit)
+	limit := endLimit(c.view().rec)
+	ended, err := c.awaitEnd(ctx, limit)
 	if err != nil {
 		return fmt.Errorf("wait for the end of container %s: %w", c.id, err)
 	}
 	if !ended {
-		return fmt.Errorf("container %s still has processes %s after SIGKILL, they may hang in the kernel: %w", c.id, killLimit, errdefs.ErrUnavailable)
+		return fmt.Errorf("container %s still has processes %s after SIGKILL, they may hang in the kernel: %w", c.id, limit, errdefs.ErrUnavailable)
 	}
 	select {
 	case <-c.cleaned:

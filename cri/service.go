@@ -13,6 +13,7 @@ import (
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/hooks"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
@@ -44,6 +45,7 @@ type Options struct {
 	Records       SandboxRecords
 	Spec          *spec.Builder
 	Rich          richcontainer.Node // its zero value serves no rich container
+	Hooks         hooks.Rules        // its zero value allows hooks what their containers have
 	Cgroups       cgrouptree.Mounts  // nil: a pod's use is the sum of its containers'
 	Log           *logrus.Entry
 	Journal       *journal.Journal      // nil: nothing is kept
@@ -67,6 +69,7 @@ type Service struct {
 	events         *broadcast
 	upgrades       *upgradeMetrics
 	followers      *followers
+	hookFigures    *hookMetrics
 	bootID         string
 	streams        Streams
 }
@@ -77,7 +80,7 @@ func New(o Options) *Service {
 		o.UntoldTimeout = defaultUntold
 	}
 	s := &Service{
-		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), bootID: readBootID(),
+		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), hookFigures: newHookMetrics(o.Metrics), bootID: readBootID(),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
 	s.followers = newFollowers(s)

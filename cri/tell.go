@@ -35,6 +35,7 @@ func (s *Service) tellStarted(c *container, at time.Time) {
 		return
 	}
 	c.startTold = true
+	s.tellHooks(c, prestartOnly(s.hookResults(c.view().rec)))
 	defer s.followers.follow(c, richTold{})
 	s.publish(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, c.id, c.sandboxID)
 	s.note(c, journal.Entry{Kind: journal.Started, Time: at})
@@ -52,6 +53,9 @@ func (s *Service) tellStarted(c *container, at time.Time) {
 }
 
 func (s *Service) tellEnded(c *container, end model.End) {
+	c.telling.Lock()
+	defer c.telling.Unlock()
+	s.tellHooks(c, end.Hooks)
 	s.publish(runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, c.id, c.sandboxID)
 	e := journal.Entry{Kind: journal.Ended, ExitCode: &end.ExitCode, Reason: end.Reason, Message: end.Message, Time: end.FinishedAt}
 	switch end.Reason {

@@ -108,6 +108,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
+		Hooks:   c.hookRules(),
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })

@@ -1,6 +1,10 @@
 package model
 
-import "time"
+import (
+	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+)
 
 // Resources are CRI's LinuxContainerResources; zero means not set.
 type Resources struct {
@@ -107,6 +111,8 @@ type ContainerConfig struct {
 	FreshVolumes bool     `json:"freshVolumes,omitempty"`
 	// RichAnnotations are those of the pod's rich.cri-pouch.io annotations that say something of this container.
 	RichAnnotations map[string]string `json:"richAnnotations,omitempty"`
+	// HookAnnotations are those that declare the container's hooks.
+	HookAnnotations map[string]string `json:"hookAnnotations,omitempty"`
 }
 
 // User is the identity that a container's first process got (CRI ContainerUser).
@@ -123,6 +129,8 @@ type End struct {
 	ExitCode   int32     `json:"exitCode"`
 	Reason     string    `json:"reason"` // Completed, Error, OOMKilled, StartError, Lost
 	Message    string    `json:"message,omitempty"`
+	// Hooks is what became of the container's hooks, in the order in which they ran.
+	Hooks []hookrun.Result `json:"hooks,omitempty"`
 }
 
 // Rich says which init a rich container has. It is settled at creation.

@@ -50,9 +50,9 @@ func (b *Builder) cgroupsPath(parent, id string) (string, error) {
 	return slice + ":" + scopePrefix + ":" + id, nil
 }
 
-// CgroupOwner gives the ID of the container whose cgroup has this name, with either driver.
+// CgroupOwner gives the ID of the container whose cgroup, or whose poststop hooks' cgroup, has this name, with either driver.
 func CgroupOwner(name string) string {
-	return strings.TrimSuffix(strings.TrimPrefix(name, scopePrefix+"-"), ".scope")
+	return strings.TrimSuffix(strings.TrimSuffix(strings.TrimPrefix(name, scopePrefix+"-"), ".scope"), poststopSuffix)
 }
 
 // Resources gives have with the limits of want set and everything else (device rules among it) as it was. Where the node

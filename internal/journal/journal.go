@@ -59,6 +59,7 @@ const (
 	PullFailed    Kind = "pull-failed"
 	AppRestarted  Kind = "app-restarted" // inside of a rich container, by its launcher
 	UnitFailed    Kind = "unit-failed"   // a watched unit or a component of a rich container
+	Hook          Kind = "hook"          // a hook of a container has ended or was skipped
 )
 
 // The bounds of one segment; there are two. An entry has at most maxLine bytes.
