@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -36,7 +37,11 @@ func (s *Service) ExecSync(ctx context.Context, r *runtime.ExecSyncRequest) (*ru
 	if err != nil {
 		return nil, err
 	}
-	x, err := s.newExec(c, r.GetCmd())
+	sp, err := s.appSpec(c.id)
+	if err != nil {
+		return nil, err
+	}
+	x, err := s.newExec(c, s.Spec.Exec(sp, r.GetCmd(), false), execOutputMax)
 	if err != nil {
 		return nil, err
 	}
@@ -68,20 +73,17 @@ type syncExec struct {
 	req            task.ExecRequest
 	dir            string
 	stdout, stderr *fifo
+	outputMax      int64
 }
 
-// newExec makes the FIFOs and the process of an exec.
-func (s *Service) newExec(c *container, cmd []string) (_ *syncExec, err error) {
-	sp, err := s.appSpec(c.id)
-	if err != nil {
-		return nil, err
-	}
-	process, err := json.Marshal(s.Spec.Exec(sp, cmd, false))
+// newExec makes the FIFOs of an exec; of its output, both streams together, outputMax bytes are kept.
+func (s *Service) newExec(c *container, p *specs.Process, outputMax int64) (_ *syncExec, err error) {
+	process, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("encode process of exec in container %s: %w", c.id, err)
 	}
 	id := newID()
-	x := &syncExec{s: s, container: c, dir: filepath.Join(s.StateDir, "exec", id)}
+	x := &syncExec{s: s, container: c, dir: filepath.Join(s.StateDir, "exec", id), outputMax: outputMax}
 	if err := os.MkdirAll(x.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of exec in container %s: %w", c.id, err)
 	}
@@ -106,7 +108,7 @@ func (x *syncExec) run(ctx context.Context) (*runtime.ExecSyncResponse, error) {
 		return nil, x.failure(ctx, err)
 	}
 	defer x.forget(ctx)
-	kept := newBudget(execOutputMax)
+	kept := newBudget(x.outputMax)
 	x.stdout.collect(kept)
 	x.stderr.collect(kept)
 	exit, err := x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)

@@ -97,6 +97,8 @@ type container struct {
 
 	cpu  cpuMeter
 	disk diskMeter
+	// looking is held by who reads what runs inside: a hostile container can make that wait, and then it is one that waits.
+	looking *semaphore.Weighted
 
 	// telling is held while the world is told of the container's start, which happens before it is told of the end.
 	telling   sync.Mutex
@@ -114,7 +116,7 @@ type container struct {
 
 func newContainer(rec model.Container) *container {
 	c := &container{
-		id: rec.ID, sandboxID: rec.SandboxID, created: rec.CreatedAt, rec: rec, status: task.Created, op: semaphore.NewWeighted(1),
+		id: rec.ID, sandboxID: rec.SandboxID, created: rec.CreatedAt, rec: rec, status: task.Created, op: semaphore.NewWeighted(1), looking: semaphore.NewWeighted(1),
 		ended: make(chan struct{}), cleaned: make(chan struct{}),
 	}
 	if rec.End != nil {

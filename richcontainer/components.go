@@ -213,6 +213,9 @@ func (i *realInit) componentScripts(c Component) ([]string, error) {
 		fmt.Fprintf(&b, "%s || exec %s unit %s\n", shellQuote(path.Join(richrun.Folder, componentsDir, c.Name, script)), path.Join(richrun.Folder, richrun.LaunchFile), unit)
 		i.folder.file(name, []byte(b.String()), 0o500)
 		out = append(out, path.Join(richrun.Folder, name))
+		i.plan.Brought = append(i.plan.Brought, richrun.Brought{
+			Unit: unit, Component: c.Name, Script: path.Join(richrun.Folder, componentsDir, c.Name, script),
+		})
 	}
 	return out, nil
 }

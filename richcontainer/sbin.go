@@ -34,7 +34,7 @@ type initKind struct {
 func initKinds() []initKind {
 	return []initKind{
 		{
-			name: "busybox", shutdown: int(unix.SIGUSR2), alone: true,
+			name: richrun.InitBusybox, shutdown: int(unix.SIGUSR2), alone: true,
 			is: func(name string, program []byte) bool {
 				return name == "busybox" || bytes.Contains(program, []byte("BusyBox v"))
 			},
@@ -48,7 +48,7 @@ func initKinds() []initKind {
 			},
 		},
 		{
-			name: "sysvinit", shutdown: int(unix.SIGPWR), alone: true,
+			name: richrun.InitSysvinit, shutdown: int(unix.SIGPWR), alone: true,
 			is: func(_ string, program []byte) bool {
 				return bytes.Contains(program, []byte(inittab)) && bytes.Contains(program, []byte("/run/initctl"))
 			},
@@ -121,7 +121,7 @@ func (n Node) withInittab(r Request, image *image, kind initKind) (Prepared, err
 	if err != nil {
 		return Prepared{}, err
 	}
-	i.plan.Shutdown, i.plan.KillWhenAlone = kind.shutdown, kind.alone
+	i.plan.Shutdown, i.plan.KillWhenAlone, i.plan.Init = kind.shutdown, kind.alone, kind.name
 	for _, m := range inittabTmpfs() {
 		if err := i.tmpfs(m.path, m.mode); err != nil {
 			return Prepared{}, err

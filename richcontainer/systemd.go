@@ -63,7 +63,7 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 	if err != nil {
 		return Prepared{}, err
 	}
-	i.plan.Shutdown = sigrtmin3
+	i.plan.Shutdown, i.plan.Init = sigrtmin3, richrun.InitSystemd
 	if err := i.writableCgroups(cgroups); err != nil {
 		return Prepared{}, err
 	}
@@ -183,6 +183,9 @@ func (i *realInit) brought() ([]unitFile, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, u := range all {
+		i.plan.Brought = append(i.plan.Brought, richrun.Brought{Unit: u.name})
+	}
 	components, err := i.n.components(i.r)
 	if err != nil {
 		return nil, err
@@ -197,6 +200,7 @@ func (i *realInit) brought() ([]unitFile, error) {
 				return nil, i.r.Choice.refuse(errdefs.ErrInvalidArgument, "unit %s of component %s is brought in twice: give one of them another name", u.name, c.Name)
 			}
 			all = append(all, u)
+			i.plan.Brought = append(i.plan.Brought, richrun.Brought{Unit: u.name, Component: c.Name})
 		}
 	}
 	return all, nil

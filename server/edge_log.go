@@ -30,7 +30,7 @@ func isRead(rpc string) bool {
 	}
 	switch rpc {
 	case "Version", "Status", "RuntimeConfig", "PodSandboxStatus", "ContainerStatus", "ContainerStats", "PodSandboxStats",
-		"ImageStatus", "ImageFsInfo", "GetContainerEvents", "History", "Events":
+		"ImageStatus", "ImageFsInfo", "GetContainerEvents", "History", "Events", "Units", "InitLog":
 		return true
 	}
 	return false

@@ -16,9 +16,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
-// initLogMax bounds what is kept of an init's own words, as that of one file of two.
-const initLogMax = 256 << 10
-
 // richStreams are those of a rich container without a terminal. The log and the attached clients have the application's
 // streams, FIFOs in the bundle that the launcher opens in the container; what the init itself prints goes to a bounded file.
 type richStreams struct {
@@ -58,7 +55,7 @@ func newRichStreams(bundle string, stdin bool, log *crilog.File, to *audience, l
 			return nil, nil, err
 		}
 	}
-	if r.initLog, err = boundlog.Open(filepath.Join(bundle, richrun.InitLog), initLogMax); err != nil {
+	if r.initLog, err = boundlog.Open(filepath.Join(bundle, richrun.InitLog), richrun.InitLogMax); err != nil {
 		return nil, nil, err
 	}
 	// An init speaks to /dev/console, and systemd to nothing that is no terminal.

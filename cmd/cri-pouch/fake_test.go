@@ -35,6 +35,8 @@ type fake struct {
 	events     []*pouchv1.EventsResponse
 	conditions []*runtime.RuntimeCondition
 	logPath    string
+	units      *pouchv1.UnitsResponse
+	initLog    []byte
 	exec       *runtime.ExecSyncResponse
 	fail       map[string]error // by RPC
 

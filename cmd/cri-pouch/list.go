@@ -62,10 +62,18 @@ func (a *app) print(l listing) error {
 
 func (a *app) psCommand() *cobra.Command {
 	var all bool
-	var pod string
+	var pod, inside string
 	cmd := &cobra.Command{
-		Use: "ps", Short: "List containers", Args: exactly(0, "no arguments"),
+		Use: "ps", Short: "List containers, or what runs inside of a rich one", Args: exactly(0, "no arguments"),
+		Long: "List containers. With --units: the services inside of a rich container; where its init cannot list them, the processes,\n" +
+			"with the application and components as they are recorded. All of that is the container's own word.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if inside != "" {
+				if pod != "" {
+					return usagef("--units names a container, as POD/NAME if need be: leave out --pod")
+				}
+				return a.units(cmd.Context(), inside, all)
+			}
 			return a.call(cmd.Context(), func(c *client.Client) error {
 				o, err := c.Objects(cmd.Context())
 				if err != nil {
@@ -81,6 +89,7 @@ func (a *app) psCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&all, "all", "a", false, "also those that do not run")
 	cmd.Flags().StringVar(&pod, "pod", "", "only those of this `pod`")
+	cmd.Flags().StringVar(&inside, "units", "", "the services inside of this rich `container`")
 	a.outputFlags(cmd, true)
 	return cmd
 }

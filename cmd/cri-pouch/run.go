@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"path/filepath"
 	"strings"
 
@@ -77,7 +78,10 @@ func (a *app) run(ctx context.Context, c *client.Client, o client.RunOptions, de
 		_, err := fmt.Fprintln(a.out, r.ContainerID)
 		return err
 	}
-	if err := a.followLog(ctx, c, r.ContainerID, logOptions{tail: -1}); err != nil {
+	follow := func(out, errs io.Writer) error {
+		return followLog(ctx, c, r.ContainerID, logOptions{tail: -1}.to(out, errs))
+	}
+	if err := a.guarded(follow); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {

@@ -21,3 +21,6 @@ const (
 	// InitLog is in the bundle itself: what pid 1 prints, with its older part in InitLog.1.
 	InitLog = "init.log"
 )
+
+// InitLogMax bounds each of the two parts of InitLog, in bytes.
+const InitLogMax = 256 << 10

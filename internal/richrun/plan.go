@@ -28,6 +28,24 @@ type Plan struct {
 	OwnerGID int  `json:"ownerGID,omitempty"`
 	// WatchUnits are units of the init whose failure ends the container.
 	WatchUnits []string `json:"watchUnits,omitempty"`
+	// Init is what pid 1 is: one of the constants below.
+	Init string `json:"init,omitempty"`
+	// Brought are the units that the image does not have.
+	Brought []Brought `json:"brought,omitempty"`
+}
+
+// The inits.
+const (
+	InitSystemd  = "systemd"
+	InitSysvinit = "sysvinit"
+	InitBusybox  = "busybox"
+)
+
+// Brought is a unit that the pod or the administrator brings in.
+type Brought struct {
+	Unit      string `json:"unit"`                // under which systemd knows it, or under which its failure is recorded
+	Component string `json:"component,omitempty"` // of the administrator; empty: the pod brings it
+	Script    string `json:"script,omitempty"`    // path in the container, where the init has no units
 }
 
 // planMax bounds the file.

@@ -60,13 +60,13 @@ func (r *Record) line(line string) {
 	case r.Done && !strings.HasPrefix(line, "unit "):
 	case scan(line, "start %d %d %d", &n, &pid, &at):
 		r.add(Run{N: n, PID: pid, StartedAt: time.Unix(0, at)})
-	case scan(line, "failed %d %d %s", &n, &errno, &word):
+	case scan(line, "failed %d %d %s", &n, &errno, &word) && plain(word):
 		r.add(Run{N: n, Failed: word, Errno: errno})
 	case scan(line, "end %d %s %d %d", &n, &word, &code, &at):
 		r.end(n, word, code, at, strings.HasSuffix(line, " oom"))
 	case scan(line, "done %d %d", &code, &at):
 		r.Done, r.Code, r.DoneAt = true, code&0xff, time.Unix(0, at)
-	case scan(line, "unit %s", &word):
+	case scan(line, "unit %s", &word) && plain(word):
 		if len(r.Units) < RunsMax {
 			r.Units = append(r.Units, word)
 			if !r.Done {
@@ -79,6 +79,14 @@ func (r *Record) line(line string) {
 func scan(line, format string, into ...any) bool {
 	n, err := fmt.Sscanf(line, format, into...)
 	return err == nil && n == len(into)
+}
+
+// wordMax bounds a word of a record (LINE of init/launch.c), in bytes.
+const wordMax = 255
+
+// plain says whether a word is one that a launcher writes.
+func plain(word string) bool {
+	return len(word) <= wordMax && !strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (r *Record) add(run Run) {

@@ -1028,6 +1028,580 @@ func (x *Event) GetMessage() string {
 	return ""
 }
 
+type UnitsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"` // or a unique beginning of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnitsRequest) Reset() {
+	*x = UnitsRequest{}
+	mi := &file_pouch_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnitsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnitsRequest) ProtoMessage() {}
+
+func (x *UnitsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnitsRequest.ProtoReflect.Descriptor instead.
+func (*UnitsRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *UnitsRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type UnitsResponse struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId      string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Mode             string                 `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`               // systemd, sbin-init, dumb-init
+	Init             string                 `protobuf:"bytes,3,opt,name=init,proto3" json:"init,omitempty"`               // what pid 1 is: systemd, sysvinit, busybox; empty in dumb-init mode
+	Running          bool                   `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`        // else units and application are what has been recorded
+	Application      *Application           `protobuf:"bytes,5,opt,name=application,proto3" json:"application,omitempty"` // absent in dumb-init mode
+	Units            []*Unit                `protobuf:"bytes,6,rep,name=units,proto3" json:"units,omitempty"`
+	Processes        []*Process             `protobuf:"bytes,7,rep,name=processes,proto3" json:"processes,omitempty"`                            // where the init lists no services
+	UnitsOmitted     uint32                 `protobuf:"varint,8,opt,name=units_omitted,json=unitsOmitted,proto3" json:"units_omitted,omitempty"` // because there are too many, or they have no possible name
+	ProcessesOmitted uint32                 `protobuf:"varint,9,opt,name=processes_omitted,json=processesOmitted,proto3" json:"processes_omitted,omitempty"`
+	Problem          string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"` // why services or processes are missing; empty: nothing is
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *UnitsResponse) Reset() {
+	*x = UnitsResponse{}
+	mi := &file_pouch_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnitsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnitsResponse) ProtoMessage() {}
+
+func (x *UnitsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnitsResponse.ProtoReflect.Descriptor instead.
+func (*UnitsResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *UnitsResponse) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *UnitsResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *UnitsResponse) GetInit() string {
+	if x != nil {
+		return x.Init
+	}
+	return ""
+}
+
+func (x *UnitsResponse) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *UnitsResponse) GetApplication() *Application {
+	if x != nil {
+		return x.Application
+	}
+	return nil
+}
+
+func (x *UnitsResponse) GetUnits() []*Unit {
+	if x != nil {
+		return x.Units
+	}
+	return nil
+}
+
+func (x *UnitsResponse) GetProcesses() []*Process {
+	if x != nil {
+		return x.Processes
+	}
+	return nil
+}
+
+func (x *UnitsResponse) GetUnitsOmitted() uint32 {
+	if x != nil {
+		return x.UnitsOmitted
+	}
+	return 0
+}
+
+func (x *UnitsResponse) GetProcessesOmitted() uint32 {
+	if x != nil {
+		return x.ProcessesOmitted
+	}
+	return 0
+}
+
+func (x *UnitsResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// Application is what the launcher has recorded.
+type Application struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	State         string                 `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"` // waiting, running, restarting, exited, failed (it could not be started), never-started
+	Pid           int32                  `protobuf:"varint,2,opt,name=pid,proto3" json:"pid,omitempty"`    // in the container; 0: it does not run
+	Starts        uint32                 `protobuf:"varint,3,opt,name=starts,proto3" json:"starts,omitempty"`
+	Restarts      uint32                 `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	ExitCode      *int32                 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"` // of its last end
+	StartedAt     int64                  `protobuf:"varint,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`    // ns since the epoch, of its last start
+	FinishedAt    int64                  `protobuf:"varint,7,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"` // of its last end
+	Message       string                 `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`                          // why it could not be started
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Application) Reset() {
+	*x = Application{}
+	mi := &file_pouch_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Application) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Application) ProtoMessage() {}
+
+func (x *Application) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Application.ProtoReflect.Descriptor instead.
+func (*Application) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Application) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Application) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Application) GetStarts() uint32 {
+	if x != nil {
+		return x.Starts
+	}
+	return 0
+}
+
+func (x *Application) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *Application) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *Application) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *Application) GetFinishedAt() int64 {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return 0
+}
+
+func (x *Application) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Unit is a service of the init, or one that runs beside the application.
+type Unit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Load          string                 `protobuf:"bytes,2,opt,name=load,proto3" json:"load,omitempty"`                       // systemd's LoadState; empty where there is none, as the following
+	Active        string                 `protobuf:"bytes,3,opt,name=active,proto3" json:"active,omitempty"`                   // ActiveState; what is not asked of systemd is "failed" where that has been recorded
+	Sub           string                 `protobuf:"bytes,4,opt,name=sub,proto3" json:"sub,omitempty"`                         // SubState; of an application that systemd was not asked about, Application.state
+	MainPid       int32                  `protobuf:"varint,5,opt,name=main_pid,json=mainPid,proto3" json:"main_pid,omitempty"` // in the container; 0: none, or not known. The application's own, not its launcher's
+	Restarts      *uint32                `protobuf:"varint,6,opt,name=restarts,proto3,oneof" json:"restarts,omitempty"`        // the application's are those that its launcher has counted
+	Application   bool                   `protobuf:"varint,7,opt,name=application,proto3" json:"application,omitempty"`
+	Watched       bool                   `protobuf:"varint,8,opt,name=watched,proto3" json:"watched,omitempty"`                       // its failure ends the container
+	Brought       bool                   `protobuf:"varint,9,opt,name=brought,proto3" json:"brought,omitempty"`                       // by the pod, with units-from
+	Component     string                 `protobuf:"bytes,10,opt,name=component,proto3" json:"component,omitempty"`                   // of the administrator, that it belongs to
+	Script        string                 `protobuf:"bytes,11,opt,name=script,proto3" json:"script,omitempty"`                         // of a component, where the init is not systemd
+	HasFailed     bool                   `protobuf:"varint,12,opt,name=has_failed,json=hasFailed,proto3" json:"has_failed,omitempty"` // a failure has been recorded, whatever it is now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Unit) Reset() {
+	*x = Unit{}
+	mi := &file_pouch_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Unit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Unit) ProtoMessage() {}
+
+func (x *Unit) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Unit.ProtoReflect.Descriptor instead.
+func (*Unit) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Unit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Unit) GetLoad() string {
+	if x != nil {
+		return x.Load
+	}
+	return ""
+}
+
+func (x *Unit) GetActive() string {
+	if x != nil {
+		return x.Active
+	}
+	return ""
+}
+
+func (x *Unit) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *Unit) GetMainPid() int32 {
+	if x != nil {
+		return x.MainPid
+	}
+	return 0
+}
+
+func (x *Unit) GetRestarts() uint32 {
+	if x != nil && x.Restarts != nil {
+		return *x.Restarts
+	}
+	return 0
+}
+
+func (x *Unit) GetApplication() bool {
+	if x != nil {
+		return x.Application
+	}
+	return false
+}
+
+func (x *Unit) GetWatched() bool {
+	if x != nil {
+		return x.Watched
+	}
+	return false
+}
+
+func (x *Unit) GetBrought() bool {
+	if x != nil {
+		return x.Brought
+	}
+	return false
+}
+
+func (x *Unit) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *Unit) GetScript() string {
+	if x != nil {
+		return x.Script
+	}
+	return ""
+}
+
+func (x *Unit) GetHasFailed() bool {
+	if x != nil {
+		return x.HasFailed
+	}
+	return false
+}
+
+type Process struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pid           int32                  `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`                              // in the container
+	ParentPid     int32                  `protobuf:"varint,2,opt,name=parent_pid,json=parentPid,proto3" json:"parent_pid,omitempty"` // 0: it is not in the container
+	HostPid       int32                  `protobuf:"varint,3,opt,name=host_pid,json=hostPid,proto3" json:"host_pid,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`     // a letter, as in proc(5)
+	Command       string                 `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"` // the command line, its words joined by spaces, at most 512 bytes; [name] where it has none
+	Application   bool                   `protobuf:"varint,6,opt,name=application,proto3" json:"application,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_pouch_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Process) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Process) GetParentPid() int32 {
+	if x != nil {
+		return x.ParentPid
+	}
+	return 0
+}
+
+func (x *Process) GetHostPid() int32 {
+	if x != nil {
+		return x.HostPid
+	}
+	return 0
+}
+
+func (x *Process) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Process) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *Process) GetApplication() bool {
+	if x != nil {
+		return x.Application
+	}
+	return false
+}
+
+type InitLogRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"` // or a unique beginning of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitLogRequest) Reset() {
+	*x = InitLogRequest{}
+	mi := &file_pouch_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitLogRequest) ProtoMessage() {}
+
+func (x *InitLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitLogRequest.ProtoReflect.Descriptor instead.
+func (*InitLogRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *InitLogRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+type InitLogResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId   string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	Text          []byte                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"` // whatever bytes pid 1 has printed; what is older than the last 256 to 512 KiB is not kept
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitLogResponse) Reset() {
+	*x = InitLogResponse{}
+	mi := &file_pouch_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitLogResponse) ProtoMessage() {}
+
+func (x *InitLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitLogResponse.ProtoReflect.Descriptor instead.
+func (*InitLogResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *InitLogResponse) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *InitLogResponse) GetText() []byte {
+	if x != nil {
+		return x.Text
+	}
+	return nil
+}
+
 var File_pouch_proto protoreflect.FileDescriptor
 
 const file_pouch_proto_rawDesc = "" +
@@ -1117,7 +1691,63 @@ const file_pouch_proto_rawDesc = "" +
 	"\n" +
 	"_outage_msB\f\n" +
 	"\n" +
-	"_exit_code*U\n" +
+	"_exit_code\"1\n" +
+	"\fUnitsRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"\xf0\x02\n" +
+	"\rUnitsResponse\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04init\x18\x03 \x01(\tR\x04init\x12\x18\n" +
+	"\arunning\x18\x04 \x01(\bR\arunning\x127\n" +
+	"\vapplication\x18\x05 \x01(\v2\x15.pouch.v1.ApplicationR\vapplication\x12$\n" +
+	"\x05units\x18\x06 \x03(\v2\x0e.pouch.v1.UnitR\x05units\x12/\n" +
+	"\tprocesses\x18\a \x03(\v2\x11.pouch.v1.ProcessR\tprocesses\x12#\n" +
+	"\runits_omitted\x18\b \x01(\rR\funitsOmitted\x12+\n" +
+	"\x11processes_omitted\x18\t \x01(\rR\x10processesOmitted\x12\x18\n" +
+	"\aproblem\x18\n" +
+	" \x01(\tR\aproblem\"\xf3\x01\n" +
+	"\vApplication\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x10\n" +
+	"\x03pid\x18\x02 \x01(\x05R\x03pid\x12\x16\n" +
+	"\x06starts\x18\x03 \x01(\rR\x06starts\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\rR\brestarts\x12 \n" +
+	"\texit_code\x18\x05 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x06 \x01(\x03R\tstartedAt\x12\x1f\n" +
+	"\vfinished_at\x18\a \x01(\x03R\n" +
+	"finishedAt\x12\x18\n" +
+	"\amessage\x18\b \x01(\tR\amessageB\f\n" +
+	"\n" +
+	"_exit_code\"\xcc\x02\n" +
+	"\x04Unit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04load\x18\x02 \x01(\tR\x04load\x12\x16\n" +
+	"\x06active\x18\x03 \x01(\tR\x06active\x12\x10\n" +
+	"\x03sub\x18\x04 \x01(\tR\x03sub\x12\x19\n" +
+	"\bmain_pid\x18\x05 \x01(\x05R\amainPid\x12\x1f\n" +
+	"\brestarts\x18\x06 \x01(\rH\x00R\brestarts\x88\x01\x01\x12 \n" +
+	"\vapplication\x18\a \x01(\bR\vapplication\x12\x18\n" +
+	"\awatched\x18\b \x01(\bR\awatched\x12\x18\n" +
+	"\abrought\x18\t \x01(\bR\abrought\x12\x1c\n" +
+	"\tcomponent\x18\n" +
+	" \x01(\tR\tcomponent\x12\x16\n" +
+	"\x06script\x18\v \x01(\tR\x06script\x12\x1d\n" +
+	"\n" +
+	"has_failed\x18\f \x01(\bR\thasFailedB\v\n" +
+	"\t_restarts\"\xa7\x01\n" +
+	"\aProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\x05R\x03pid\x12\x1d\n" +
+	"\n" +
+	"parent_pid\x18\x02 \x01(\x05R\tparentPid\x12\x19\n" +
+	"\bhost_pid\x18\x03 \x01(\x05R\ahostPid\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\tR\acommand\x12 \n" +
+	"\vapplication\x18\x06 \x01(\bR\vapplication\"3\n" +
+	"\x0eInitLogRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"H\n" +
+	"\x0fInitLogResponse\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text*U\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vCAUSE_FIRST\x10\x01\x12\x11\n" +
@@ -1128,13 +1758,15 @@ const file_pouch_proto_rawDesc = "" +
 	"\x18GENERATION_STATE_CREATED\x10\x01\x12\x1c\n" +
 	"\x18GENERATION_STATE_RUNNING\x10\x02\x12\x1b\n" +
 	"\x17GENERATION_STATE_EXITED\x10\x03\x12\x1c\n" +
-	"\x18GENERATION_STATE_REMOVED\x10\x042\x9f\x02\n" +
+	"\x18GENERATION_STATE_REMOVED\x10\x042\x99\x03\n" +
 	"\x05Pouch\x12L\n" +
 	"\vImportImage\x12\x1c.pouch.v1.ImportImageRequest\x1a\x1d.pouch.v1.ImportImageResponse(\x01\x12I\n" +
 	"\n" +
 	"WatchPulls\x12\x1b.pouch.v1.WatchPullsRequest\x1a\x1c.pouch.v1.WatchPullsResponse0\x01\x12>\n" +
 	"\aHistory\x12\x18.pouch.v1.HistoryRequest\x1a\x19.pouch.v1.HistoryResponse\x12=\n" +
-	"\x06Events\x12\x17.pouch.v1.EventsRequest\x1a\x18.pouch.v1.EventsResponse0\x01B9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
+	"\x06Events\x12\x17.pouch.v1.EventsRequest\x1a\x18.pouch.v1.EventsResponse0\x01\x128\n" +
+	"\x05Units\x12\x16.pouch.v1.UnitsRequest\x1a\x17.pouch.v1.UnitsResponse\x12>\n" +
+	"\aInitLog\x12\x18.pouch.v1.InitLogRequest\x1a\x19.pouch.v1.InitLogResponseB9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
 
 var (
 	file_pouch_proto_rawDescOnce sync.Once
@@ -1149,7 +1781,7 @@ func file_pouch_proto_rawDescGZIP() []byte {
 }
 
 var file_pouch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_pouch_proto_goTypes = []any{
 	(Cause)(0),                  // 0: pouch.v1.Cause
 	(GenerationState)(0),        // 1: pouch.v1.GenerationState
@@ -1165,6 +1797,13 @@ var file_pouch_proto_goTypes = []any{
 	(*EventsRequest)(nil),       // 11: pouch.v1.EventsRequest
 	(*EventsResponse)(nil),      // 12: pouch.v1.EventsResponse
 	(*Event)(nil),               // 13: pouch.v1.Event
+	(*UnitsRequest)(nil),        // 14: pouch.v1.UnitsRequest
+	(*UnitsResponse)(nil),       // 15: pouch.v1.UnitsResponse
+	(*Application)(nil),         // 16: pouch.v1.Application
+	(*Unit)(nil),                // 17: pouch.v1.Unit
+	(*Process)(nil),             // 18: pouch.v1.Process
+	(*InitLogRequest)(nil),      // 19: pouch.v1.InitLogRequest
+	(*InitLogResponse)(nil),     // 20: pouch.v1.InitLogResponse
 }
 var file_pouch_proto_depIdxs = []int32{
 	4,  // 0: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
@@ -1173,19 +1812,26 @@ var file_pouch_proto_depIdxs = []int32{
 	1,  // 3: pouch.v1.Generation.state:type_name -> pouch.v1.GenerationState
 	0,  // 4: pouch.v1.Generation.cause:type_name -> pouch.v1.Cause
 	13, // 5: pouch.v1.EventsResponse.event:type_name -> pouch.v1.Event
-	2,  // 6: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
-	5,  // 7: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
-	8,  // 8: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
-	11, // 9: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
-	3,  // 10: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
-	6,  // 11: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
-	9,  // 12: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
-	12, // 13: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	16, // 6: pouch.v1.UnitsResponse.application:type_name -> pouch.v1.Application
+	17, // 7: pouch.v1.UnitsResponse.units:type_name -> pouch.v1.Unit
+	18, // 8: pouch.v1.UnitsResponse.processes:type_name -> pouch.v1.Process
+	2,  // 9: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
+	5,  // 10: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
+	8,  // 11: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
+	11, // 12: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
+	14, // 13: pouch.v1.Pouch.Units:input_type -> pouch.v1.UnitsRequest
+	19, // 14: pouch.v1.Pouch.InitLog:input_type -> pouch.v1.InitLogRequest
+	3,  // 15: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
+	6,  // 16: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
+	9,  // 17: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
+	12, // 18: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
+	15, // 19: pouch.v1.Pouch.Units:output_type -> pouch.v1.UnitsResponse
+	20, // 20: pouch.v1.Pouch.InitLog:output_type -> pouch.v1.InitLogResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_pouch_proto_init() }
@@ -1195,13 +1841,15 @@ func file_pouch_proto_init() {
 	}
 	file_pouch_proto_msgTypes[8].OneofWrappers = []any{}
 	file_pouch_proto_msgTypes[11].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[14].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pouch_proto_rawDesc), len(file_pouch_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

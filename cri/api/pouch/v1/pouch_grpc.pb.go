@@ -25,6 +25,8 @@ const (
 	Pouch_WatchPulls_FullMethodName  = "/pouch.v1.Pouch/WatchPulls"
 	Pouch_History_FullMethodName     = "/pouch.v1.Pouch/History"
 	Pouch_Events_FullMethodName      = "/pouch.v1.Pouch/Events"
+	Pouch_Units_FullMethodName       = "/pouch.v1.Pouch/Units"
+	Pouch_InitLog_FullMethodName     = "/pouch.v1.Pouch/InitLog"
 )
 
 // PouchClient is the client API for Pouch service.
@@ -41,6 +43,13 @@ type PouchClient interface {
 	// Events sends the journal of what happened to containers, oldest first; with follow it goes on until the client goes
 	// away. A client that reads too slowly is told how many entries it has missed and holds nothing up.
 	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
+	// Units gives what runs inside of a rich container: the services of its init where that can list them, else the
+	// processes; the application, as its launcher has recorded it, and the components. All of it is the container's own word.
+	// FailedPrecondition: the container is a plain one, or nothing is known of one that does not run.
+	Units(ctx context.Context, in *UnitsRequest, opts ...grpc.CallOption) (*UnitsResponse, error)
+	// InitLog gives what pid 1 of a rich container has printed, as far as it is kept: also of one that has ended.
+	// FailedPrecondition: pid 1 prints into the container's own log, or has printed nothing that is kept.
+	InitLog(ctx context.Context, in *InitLogRequest, opts ...grpc.CallOption) (*InitLogResponse, error)
 }
 
 type pouchClient struct {
@@ -112,6 +121,26 @@ func (c *pouchClient) Events(ctx context.Context, in *EventsRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pouch_EventsClient = grpc.ServerStreamingClient[EventsResponse]
 
+func (c *pouchClient) Units(ctx context.Context, in *UnitsRequest, opts ...grpc.CallOption) (*UnitsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnitsResponse)
+	err := c.cc.Invoke(ctx, Pouch_Units_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pouchClient) InitLog(ctx context.Context, in *InitLogRequest, opts ...grpc.CallOption) (*InitLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(InitLogResponse)
+	err := c.cc.Invoke(ctx, Pouch_InitLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PouchServer is the server API for Pouch service.
 // All implementations must embed UnimplementedPouchServer
 // for forward compatibility.
@@ -126,6 +155,13 @@ type PouchServer interface {
 	// Events sends the journal of what happened to containers, oldest first; with follow it goes on until the client goes
 	// away. A client that reads too slowly is told how many entries it has missed and holds nothing up.
 	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
+	// Units gives what runs inside of a rich container: the services of its init where that can list them, else the
+	// processes; the application, as its launcher has recorded it, and the components. All of it is the container's own word.
+	// FailedPrecondition: the container is a plain one, or nothing is known of one that does not run.
+	Units(context.Context, *UnitsRequest) (*UnitsResponse, error)
+	// InitLog gives what pid 1 of a rich container has printed, as far as it is kept: also of one that has ended.
+	// FailedPrecondition: pid 1 prints into the container's own log, or has printed nothing that is kept.
+	InitLog(context.Context, *InitLogRequest) (*InitLogResponse, error)
 	mustEmbedUnimplementedPouchServer()
 }
 
@@ -147,6 +183,12 @@ func (UnimplementedPouchServer) History(context.Context, *HistoryRequest) (*Hist
 }
 func (UnimplementedPouchServer) Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Events not implemented")
+}
+func (UnimplementedPouchServer) Units(context.Context, *UnitsRequest) (*UnitsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Units not implemented")
+}
+func (UnimplementedPouchServer) InitLog(context.Context, *InitLogRequest) (*InitLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method InitLog not implemented")
 }
 func (UnimplementedPouchServer) mustEmbedUnimplementedPouchServer() {}
 func (UnimplementedPouchServer) testEmbeddedByValue()               {}
@@ -216,6 +258,42 @@ func _Pouch_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pouch_EventsServer = grpc.ServerStreamingServer[EventsResponse]
 
+func _Pouch_Units_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnitsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).Units(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_Units_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).Units(ctx, req.(*UnitsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pouch_InitLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(InitLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).InitLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_InitLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).InitLog(ctx, req.(*InitLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Pouch_ServiceDesc is the grpc.ServiceDesc for Pouch service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -226,6 +304,14 @@ var Pouch_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "History",
 			Handler:    _Pouch_History_Handler,
+		},
+		{
+			MethodName: "Units",
+			Handler:    _Pouch_Units_Handler,
+		},
+		{
+			MethodName: "InitLog",
+			Handler:    _Pouch_InitLog_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
