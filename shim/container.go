@@ -35,17 +35,37 @@ type container struct {
 	audience   audience
 	rich       *rich        // nil: its pid 1 is the application
 	outer      *outerCgroup // nil: its processes live in the cgroup with the limits
+	hooks      *hooks       // nil: it has none
+	ofHook     bool         // it is no client's, a hook runs in it
 
 	killed atomic.Bool // by SIGKILL, through us
 
+	// life ends when the container is destroyed by force; no hook outlives it.
+	life context.Context
+	doom context.CancelFunc
+
 	// op is held by whatever changes the container through libcontainer: start, exec, pause, resume, update, delete.
-	op chan struct{}
+	op      chan struct{}
+	removed bool // under op
 
 	mu        sync.Mutex
 	status    task.Status
 	startedAt time.Time
-	silent    bool // its end is of our own making and told to nobody
+	begun     chan struct{} // not nil: Start was called; closed: it is known whether the program ran
+	starting  bool          // its prestart hooks run
+	ending    bool          // its poststop hooks run
+	silent    bool          // its end is of our own making and told to nobody
 	execs     map[string]*execution
+}
+
+// newContainer gives one that is not in the list of any server yet.
+func newContainer(s *Server, id, bundle string) *container {
+	c := &container{
+		s: s, id: id, bundle: bundle, log: s.log.WithField("container", id),
+		op: make(chan struct{}, 1), status: task.Created, execs: map[string]*execution{},
+	}
+	c.life, c.doom = context.WithCancel(context.Background())
+	return c
 }
 
 // take waits for the container's turn.
@@ -75,13 +95,41 @@ func (c *container) demand(what string, states ...task.Status) error {
 	return fmt.Errorf("cannot %s container %s: it is %s: %w", what, c.id, have, errdefs.ErrFailedPrecondition)
 }
 
+// demandNoHooks gives an error while hooks run: the container's own processes are not there yet, or not any more.
+func (c *container) demandNoHooks(what string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.starting:
+		return fmt.Errorf("cannot %s container %s: its prestart hooks run: %w", what, c.id, errdefs.ErrFailedPrecondition)
+	case c.ending:
+		return fmt.Errorf("cannot %s container %s: it has ended, its poststop hooks run: %w", what, c.id, errdefs.ErrFailedPrecondition)
+	}
+	return nil
+}
+
+// ran says whether the container's program ran. It waits for a start under way, which the end of the init ends.
+func (c *container) ran() bool {
+	c.mu.Lock()
+	begun := c.begun
+	c.mu.Unlock()
+	if begun == nil {
+		return false
+	}
+	<-begun
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.startedAt.IsZero()
+}
+
 // watch waits for the end of the init and makes it known when the log is complete.
 func (c *container) watch() {
 	exit := c.init.wait(c.log)
+	ran := c.ran()
 	if c.rich != nil {
 		c.rich.close()
 	}
-	exit.OOMKilled = c.s.oom.struck(c, exit.Code == 128+uint32(unix.SIGKILL) && !c.killed.Load())
+	exit.OOMKilled = c.s.oom.struck(c, exit.signal == unix.SIGKILL && !c.killed.Load())
 	if c.rich != nil {
 		exit = c.rich.exit(exit)
 	}
@@ -98,16 +146,20 @@ func (c *container) watch() {
 	}
 	c.init.io.drain()
 	c.audience.end()
+	if ran {
+		c.poststop(exit)
+	}
 	if err := c.logFile.Close(); err != nil {
 		c.log.WithError(err).Warn("log")
 	}
 	c.mu.Lock()
-	c.status = task.Stopped
+	c.status, c.ending = task.Stopped, false
 	silent := c.silent
 	c.mu.Unlock()
-	c.init.finish(exit)
+	c.init.finish(exit.Exit)
+	c.doom() // nothing of it is left to end
 	if !silent {
-		c.s.events.publish(&shimapi.Event{Type: shimapi.Event_EXIT, Id: c.id, Exit: toAPI(exit)})
+		c.s.events.publish(&shimapi.Event{Type: shimapi.Event_EXIT, Id: c.id, Exit: toAPI(exit.Exit)})
 	}
 	c.log.WithField("code", exit.Code).Debug("ended")
 }
@@ -123,6 +175,9 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 	}
 	if signal < 0 || signal > 64 {
 		return fmt.Errorf("signal %d does not exist: %w", signal, errdefs.ErrInvalidArgument)
+	}
+	if c.isEnding() { // there is nobody left
+		return nil
 	}
 	if all && signal != unix.SIGKILL {
 		return c.tree.Signal(signal)
@@ -149,8 +204,17 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 	return nil
 }
 
-// remove takes an ended container away. It can be repeated after an error.
+func (c *container) isEnding() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ending
+}
+
+// remove takes an ended container away. It can be repeated.
 func (c *container) remove(ctx context.Context) error {
+	if c.removed {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
 	if err := c.tree.Kill(ctx); err != nil {
@@ -171,7 +235,11 @@ func (c *container) remove(ctx context.Context) error {
 			return fmt.Errorf("delete container %s: %w", c.id, err)
 		}
 	}
-	return c.s.clear(c)
+	if err := c.s.clear(c); err != nil {
+		return err
+	}
+	c.removed = true
+	return nil
 }
 
 func (c *container) allExecs() []*execution {
@@ -184,11 +252,12 @@ func (c *container) allExecs() []*execution {
 	return execs
 }
 
-// destroyByForce ends and removes the container whatever its state.
+// destroyByForce ends and removes the container whatever its state, with hooks that run; others are not run any more.
 func (c *container) destroyByForce(ctx context.Context) error {
 	c.mu.Lock()
 	c.silent = true
 	c.mu.Unlock()
+	c.doom()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*killLimit)
 	defer cancel()
 	release, err := c.take(ctx)
@@ -196,6 +265,9 @@ func (c *container) destroyByForce(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	if c.removed {
+		return nil
+	}
 	c.killed.Store(true)
 	_ = c.init.fd.Signal(unix.SIGKILL)
 	c.tree.Thaw()
@@ -205,14 +277,36 @@ func (c *container) destroyByForce(ctx context.Context) error {
 	if err := c.init.kill(ctx); err != nil {
 		return err
 	}
+	if err := c.awaitStart(ctx); err != nil {
+		return err
+	}
 	return c.remove(ctx)
+}
+
+// awaitStart waits until a start under way has given up.
+func (c *container) awaitStart(ctx context.Context) error {
+	c.mu.Lock()
+	begun := c.begun
+	c.mu.Unlock()
+	if begun == nil {
+		return nil
+	}
+	select {
+	case <-begun:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the start of container %s does not end: %w", c.id, ctx.Err())
+	}
 }
 
 // info is what List and Inspect tell.
 func (c *container) info() *shimapi.Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := &shimapi.Process{Id: c.id, Pid: uint32(c.init.pid), Status: string(c.status)}
+	p := &shimapi.Process{Id: c.id, Pid: uint32(c.init.pid), Status: string(c.status), Starting: c.starting, Ending: c.ending}
+	if c.ending {
+		p.Pid = 0
+	}
 	if !c.startedAt.IsZero() {
 		p.StartedAt = timestamppb.New(c.startedAt)
 	}

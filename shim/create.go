@@ -24,7 +24,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
-	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 // maxSpec bounds a config.json; real ones have some 20 KiB.
@@ -35,10 +34,8 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 	if err := shimstate.CheckID(id); err != nil {
 		return 0, err
 	}
-	c := &container{
-		s: s, id: id, bundle: bundle, log: s.log.WithField("container", id), options: o, terminal: terminal,
-		op: make(chan struct{}, 1), status: task.Created, execs: map[string]*execution{},
-	}
+	c := newContainer(s, id, bundle)
+	c.options, c.terminal = o, terminal
 	spec, err := readSpec(bundle)
 	if err != nil {
 		return 0, fmt.Errorf("create container %s: %w", id, err)
@@ -77,15 +74,23 @@ func readSpec(bundle string) (*specs.Spec, error) {
 	if err := json.Unmarshal(b, spec); err != nil {
 		return nil, fmt.Errorf("bundle: config.json: %w (%w)", err, errdefs.ErrInvalidArgument)
 	}
-	switch {
-	case spec.Root == nil || !filepath.IsAbs(spec.Root.Path):
-		return nil, fmt.Errorf("bundle: root.path is not absolute: %w", errdefs.ErrInvalidArgument)
-	case spec.Process == nil:
-		return nil, fmt.Errorf("bundle: process is missing: %w", errdefs.ErrInvalidArgument)
-	case spec.Linux == nil || spec.Linux.CgroupsPath == "" || filepath.Clean("/"+spec.Linux.CgroupsPath) == "/":
-		return nil, fmt.Errorf("bundle: linux.cgroupsPath is missing: %w", errdefs.ErrInvalidArgument)
+	if err := checkSpec(spec); err != nil {
+		return nil, fmt.Errorf("bundle: %w", err)
 	}
 	return spec, nil
+}
+
+// checkSpec refuses a specification that the shim cannot work with.
+func checkSpec(spec *specs.Spec) error {
+	switch {
+	case spec.Root == nil || !filepath.IsAbs(spec.Root.Path):
+		return fmt.Errorf("root.path is not absolute: %w", errdefs.ErrInvalidArgument)
+	case spec.Process == nil:
+		return fmt.Errorf("process is missing: %w", errdefs.ErrInvalidArgument)
+	case spec.Linux == nil || spec.Linux.CgroupsPath == "" || filepath.Clean("/"+spec.Linux.CgroupsPath) == "/":
+		return fmt.Errorf("linux.cgroupsPath is missing: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
 }
 
 // build does the work of create. When it fails, nothing is left.
@@ -102,6 +107,9 @@ func (c *container) build(spec *specs.Spec) (err error) {
 	config, err := c.config(spec)
 	if err == nil {
 		c.rich, err = newRich(c)
+	}
+	if err == nil {
+		c.hooks, err = newHooks(c, spec)
 	}
 	if err == nil {
 		err = c.prepare()
@@ -158,7 +166,7 @@ func (c *container) prepare() error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make state folder: %w", err)
 	}
-	if err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree}); err != nil {
+	if err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree, Hook: c.ofHook}); err != nil {
 		_ = os.RemoveAll(dir)
 		return err
 	}
@@ -259,16 +267,20 @@ func (c *container) killLate() {
 	_ = c.tree.Kill(ctx)
 }
 
-// undo removes what a failed creation left.
-func (c *container) undo() {
+// dismantle ends and removes a container that nobody knows of, or what there is of it.
+func (c *container) dismantle() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
 	defer cancel()
 	err := c.tree.Kill(ctx)
 	if c.lc != nil {
 		err = errors.Join(err, c.lc.Destroy())
 	}
-	err = errors.Join(err, c.tree.Remove(ctx), c.s.clear(c))
-	if err != nil {
+	return errors.Join(err, c.tree.Remove(ctx), c.s.clear(c))
+}
+
+// undo removes what a failed creation left.
+func (c *container) undo() {
+	if err := c.dismantle(); err != nil {
 		c.log.WithError(err).Error("a failed creation left something behind")
 	}
 	// libcontainer closes its descriptor of exec.fifo only when a start succeeds, and keeps it to itself: the collector

@@ -46,7 +46,7 @@ func (c *container) addExec(e *execution, spec []byte) error {
 	}
 	e.spec.Terminal = e.terminal
 	c.s.host.fit(e.spec, c.userns)
-	if err := c.demand("exec in", task.Created, task.Running); err != nil {
+	if err := c.demandExec(); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -56,6 +56,15 @@ func (c *container) addExec(e *execution, spec []byte) error {
 	}
 	c.execs[e.id] = e
 	return nil
+}
+
+// demandExec gives an error unless a process can be made in the container: joining a frozen cgroup would hang, and what a
+// prestart hook leaves behind could not be told from it.
+func (c *container) demandExec() error {
+	if err := c.demand("exec in", task.Created, task.Running); err != nil {
+		return err
+	}
+	return c.demandNoHooks("exec in")
 }
 
 func (c *container) exec(id string) (*execution, error) {
@@ -97,8 +106,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	// Joining a frozen cgroup would hang.
-	if err := e.c.demand("exec in", task.Created, task.Running); err != nil {
+	if err := e.c.demandExec(); err != nil {
 		release()
 		return 0, err
 	}
@@ -176,7 +184,7 @@ func (e *execution) launch() error {
 	go func() {
 		exit := p.wait(e.c.log.WithField("exec", e.id))
 		p.io.drain()
-		p.finish(exit)
+		p.finish(exit.Exit)
 		_ = alive.Close()
 	}()
 	if alive != nil {

@@ -25,7 +25,8 @@ type oomWatch struct {
 }
 
 type oomEntry struct {
-	kills   uint64   // as last told
+	base    uint64   // kills before the container's program ran, as in a hook
+	kills   uint64   // since then, as last told
 	watch   int32    // v2
 	eventfd *os.File // v1
 	// parent is the folder of the cgroup above, others is its count of kills less those of this container.
@@ -42,7 +43,7 @@ func newOOMWatch(files *notifier, log *logrus.Entry) *oomWatch {
 func (w *oomWatch) follow(c *container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := &oomEntry{watch: -1, parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
+	e := &oomEntry{watch: -1, base: c.tree.OOMKills(), parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
 	var err error
 	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
 		e.watch, err = w.files.watch(filepath.Join(p, "memory.events"), func() { go w.look(c) })
@@ -61,14 +62,13 @@ func (w *oomWatch) follow(c *container) {
 // of a SIGKILL that is not ours. systemd takes an empty scope away with its counter at once: then counts what the watch
 // had read, else what the cgroup above has counted and no container beside this one accounts for.
 func (w *oomWatch) struck(c *container, killed bool) bool {
-	kills := c.tree.OOMKills()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	e := w.entries[c]
 	if e == nil {
-		return kills > 0
+		return false // no program of it ran
 	}
-	w.account(e, kills)
+	w.account(e, e.since(c.tree.OOMKills()))
 	if e.kills == 0 && killed && c.tree.Gone() && c.tree.ParentOOMKills() > e.others {
 		w.account(e, c.tree.ParentOOMKills()-e.others)
 	}
@@ -77,13 +77,26 @@ func (w *oomWatch) struck(c *container, killed bool) bool {
 
 // count is how many processes of the container the OOM killer has ended, as far as can be known.
 func (w *oomWatch) count(c *container) uint64 {
-	kills := c.tree.OOMKills()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if e := w.entries[c]; e != nil {
-		return max(kills, e.kills)
+		return max(e.since(c.tree.OOMKills()), e.kills)
 	}
-	return kills
+	return 0
+}
+
+// since leaves out of the kernel's count what came before the program.
+func (e *oomEntry) since(kills uint64) uint64 { return kills - min(e.base, kills) }
+
+// elsewhere notes kills in a hook's cgroup below the same parent, which are no container's beside it.
+func (w *oomWatch) elsewhere(parent string, kills uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, e := range w.entries {
+		if parent != "" && e.parent == parent {
+			e.others += kills
+		}
+	}
 }
 
 // account notes a container's count, as kills of another for those beside it. The caller holds the lock.
@@ -152,10 +165,9 @@ func (w *oomWatch) look(c *container) {
 		case <-c.init.done:
 			return
 		}
-		kills := c.tree.OOMKills()
 		w.mu.Lock()
 		e := w.entries[c]
-		news := e != nil && w.account(e, kills)
+		news := e != nil && w.account(e, e.since(c.tree.OOMKills()))
 		w.mu.Unlock()
 		if news && c.rich != nil {
 			c.rich.struck()

@@ -24,8 +24,17 @@ type process struct {
 	lp        *libcontainer.Process
 	io        streams
 
-	done chan struct{} // closed when exit is set
+	gone chan struct{} // closed when it is reaped and end is set
+	end  ending
+	done chan struct{} // closed when exit is set: all is known and done that its end entails
 	exit task.Exit
+}
+
+// ending is the end of a process with what a hook is told of it.
+type ending struct {
+	task.Exit
+	signal  unix.Signal // 0: it exited
+	endedAt time.Time   // of a rich container's application, earlier than its init's
 }
 
 // newProcess takes hold of a child that libcontainer has just made. The child cannot have been reaped: only wait does
@@ -39,7 +48,7 @@ func adopt(lp *libcontainer.Process, io streams) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, fd: fd, lp: lp, io: io, done: make(chan struct{})}
+	p := &process{pid: pid, fd: fd, lp: lp, io: io, gone: make(chan struct{}), done: make(chan struct{})}
 	if st, err := shimstate.ReadStat(pid); err == nil {
 		p.startTime = st.StartTime
 	}
@@ -47,21 +56,26 @@ func adopt(lp *libcontainer.Process, io streams) (*process, error) {
 }
 
 // wait blocks without a thread until the process has ended, reaps it and gives its code.
-func (p *process) wait(log *logrus.Entry) task.Exit {
+func (p *process) wait(log *logrus.Entry) ending {
+	defer close(p.gone)
 	if err := p.fd.Wait(); err != nil {
 		log.WithError(err).Error("waiting by thread instead")
 	}
 	// It has ended: this returns at once, with an error for any code but 0.
 	state, err := p.lp.Wait()
-	exit := task.Exit{ExitedAt: time.Now(), Code: 255}
+	now := time.Now()
+	p.end = ending{Exit: task.Exit{ExitedAt: now, Code: 255}, endedAt: now}
 	if state == nil {
 		log.WithError(err).Error("the exit code is unknown")
-		return exit
+		return p.end
 	}
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok {
-		exit.Code = code(ws)
+		p.end.Code = code(ws)
+		if ws.Signaled() {
+			p.end.signal = ws.Signal()
+		}
 	}
-	return exit
+	return p.end
 }
 
 // code is the shell's: 128+n for signal n.
@@ -77,6 +91,16 @@ func (p *process) finish(exit task.Exit) {
 	p.exit = exit
 	_ = p.fd.Close()
 	close(p.done)
+}
+
+// isGone says whether the process has been reaped.
+func (p *process) isGone() bool {
+	select {
+	case <-p.gone:
+		return true
+	default:
+		return false
+	}
 }
 
 // ended says whether the exit is known.

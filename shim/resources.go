@@ -24,6 +24,9 @@ func (c *container) pause(ctx context.Context) error {
 	if err := c.demand("pause", task.Running); err != nil {
 		return err
 	}
+	if err := c.demandNoHooks("pause"); err != nil {
+		return err
+	}
 	if err := c.lc.Pause(); err != nil {
 		return fmt.Errorf("pause container %s: %w", c.id, err)
 	}

@@ -186,12 +186,12 @@ func (r *rich) close() {
 }
 
 // exit gives the application's end in place of pid 1's.
-func (r *rich) exit(init task.Exit) task.Exit {
+func (r *rich) exit(init ending) ending {
 	record := r.read()
 	r.mu.Lock()
 	stops, byUnit, oomRun := r.stops, r.byUnit, r.oomRun
 	r.mu.Unlock()
-	end := task.Exit{ExitedAt: init.ExitedAt}
+	end := ending{Exit: task.Exit{ExitedAt: init.ExitedAt}, endedAt: init.ExitedAt}
 	last := richrun.Run{}
 	if n := len(record.Runs); n > 0 {
 		last = record.Runs[n-1]
@@ -204,13 +204,16 @@ func (r *rich) exit(init task.Exit) task.Exit {
 	case last.Ended:
 		end.Code = uint32(last.Code)
 	case last.N > 0: // it went with pid 1
-		end.Code = 128 + uint32(unix.SIGKILL)
+		end.Code, end.signal = 128+uint32(unix.SIGKILL), unix.SIGKILL
 	case stops > 0:
-		end.Code = 128 + uint32(unix.SIGTERM)
+		end.Code, end.signal = 128+uint32(unix.SIGTERM), unix.SIGTERM
 	case init.Code != 0:
-		end.Code = init.Code
+		end.Code, end.signal = init.Code, init.signal
 	default:
 		end.Code = neverStartedCode
+	}
+	if last.Ended && end.Code == uint32(last.Code) {
+		end.signal, end.endedAt = unix.Signal(last.Signal), last.EndedAt
 	}
 	end.OOMKilled = last.N > 0 && last.Signal == int(unix.SIGKILL) && (last.OOM || oomRun == last.N)
 	return end

@@ -204,7 +204,9 @@ func (s *Server) reserve(c *container) error {
 func (s *Server) forget(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.containers, c.id)
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
 }
 
 // slot waits for its turn to start something.

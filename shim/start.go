@@ -14,29 +14,63 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-// start lets a created container run its program. When it fails, the container is taken away.
+// start runs a created container's prestart hooks and lets it run its program. When it fails, the container is taken away.
+// It goes on when the caller gives up.
 func (c *container) start(ctx context.Context) error {
-	release, err := c.take(ctx)
+	settle, err := c.begin(ctx)
 	if err != nil {
 		return err
 	}
-	err = c.demand("start", task.Created)
+	err = c.logFile.Reopen()
 	if err == nil {
-		if err = c.run(); err != nil {
-			release()
-			if undoErr := c.destroyByForce(ctx); undoErr != nil {
-				c.log.WithError(undoErr).Error("a failed start left something behind")
-			}
-			return fmt.Errorf("start container %s: %w", c.id, err)
-		}
+		err = c.prestart()
 	}
-	release()
-	return err
+	if err == nil {
+		err = c.run()
+	}
+	settle(err)
+	if err == nil {
+		return nil
+	}
+	if undoErr := c.destroyByForce(ctx); undoErr != nil {
+		c.log.WithError(undoErr).Error("a failed start left something behind")
+	}
+	return fmt.Errorf("start container %s: %w", c.id, err)
 }
 
+// begin books the one start of the container; settle says how it went.
+func (c *container) begin(ctx context.Context) (settle func(error), err error) {
+	release, err := c.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := c.demand("start", task.Created); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.begun != nil {
+		return nil, fmt.Errorf("container %s is being started: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
+	c.begun = make(chan struct{})
+	return func(err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.silent = c.silent || err != nil // the error tells of its end
+		close(c.begun)
+	}, nil
+}
+
+// run lets the program run, unless the container was destroyed meanwhile.
 func (c *container) run() error {
-	if err := c.logFile.Reopen(); err != nil {
+	release, err := c.take(c.life)
+	if err != nil {
 		return err
+	}
+	defer release()
+	if c.life.Err() != nil {
+		return errDestroyed
 	}
 	c.init.io.start()
 	c.s.oom.follow(c)
@@ -47,9 +81,6 @@ func (c *container) run() error {
 	}
 	now := time.Now() // before the program can be seen running, so that no child of it is older
 	if err := c.release(); err != nil {
-		c.mu.Lock()
-		c.silent = true
-		c.mu.Unlock()
 		return err
 	}
 	c.mu.Lock()
@@ -60,6 +91,9 @@ func (c *container) run() error {
 	c.mu.Unlock()
 	return nil
 }
+
+// errDestroyed says why a start has come to an end.
+var errDestroyed = fmt.Errorf("the container is being removed: %w", errdefs.ErrAborted)
 
 // release opens exec.fifo, at which runc's init waits, and reads the byte that it writes before its execve. It does
 // what libcontainer's Exec does, without a thread and a routine that would hang for ever behind a dead init.
@@ -76,7 +110,7 @@ func (c *container) release() error {
 	defer close(finished)
 	go func() {
 		select {
-		case <-c.init.done:
+		case <-c.init.gone:
 			_ = f.SetReadDeadline(time.Unix(1, 0))
 		case <-finished:
 		}
@@ -95,8 +129,8 @@ func (c *container) release() error {
 	}
 	switch {
 	case ran:
-	case c.init.ended():
-		return fmt.Errorf("the container's init died (code %d) before its program ran: %w", c.init.exit.Code, errdefs.ErrAborted)
+	case c.init.isGone():
+		return fmt.Errorf("the container's init died (code %d) before its program ran: %w", c.init.end.Code, errdefs.ErrAborted)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("the program did not begin within %s: %w", startLimit, context.DeadlineExceeded)
 	default:

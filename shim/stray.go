@@ -139,12 +139,15 @@ func (s *Server) strays(since, until uint64) ([]stray, error) {
 	return found, nil
 }
 
-// knows says whether a process is the init or an exec of a container: those are waited for.
+// knows says whether a process is the init, an exec or a hook of a container: those are waited for.
 func (s *Server) knows(pid int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.containers {
 		if c.init != nil && c.init.pid == pid {
+			return true
+		}
+		if c.init != nil && c.hooks != nil && c.hooks.knows(pid) {
 			return true
 		}
 		for _, e := range c.allExecs() {

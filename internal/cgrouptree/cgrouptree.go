@@ -169,15 +169,28 @@ func (t Tree) Kill(ctx context.Context) error {
 		// Linux 5.14; kills forks in progress too. The loop below serves older kernels and waits for the end.
 		_ = os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0)
 	}
+	return t.killAllBut(ctx, 0)
+}
+
+// KillBut is Kill for all processes but one, which may be what reaps the others.
+func (t Tree) KillBut(ctx context.Context, keep int) error {
+	if err := t.check(); err != nil {
+		return err
+	}
+	return t.killAllBut(ctx, keep)
+}
+
+func (t Tree) killAllBut(ctx context.Context, keep int) error {
 	for {
 		pids, err := t.all()
 		if err != nil {
 			return err
 		}
+		pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == keep })
 		if len(pids) == 0 {
 			return nil
 		}
-		t.killPass(pids)
+		t.killPass(pids, keep)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d processes of cgroup %s do not die, the first is %d: %w", len(pids), t.list(), pids[0], ctx.Err())
@@ -186,8 +199,8 @@ func (t Tree) Kill(ctx context.Context) error {
 	}
 }
 
-// killPass kills the listed processes. On v1 it freezes the tree meanwhile, so that nothing can fork away.
-func (t Tree) killPass(pids []int) {
+// killPass kills the listed processes but one. On v1 it freezes the tree meanwhile, so that nothing can fork away.
+func (t Tree) killPass(pids []int, keep int) {
 	if p := t["freezer"]; p != "" {
 		_ = os.WriteFile(filepath.Join(p, "freezer.state"), []byte("FROZEN"), 0)
 		if more, err := t.all(); err == nil {
@@ -195,7 +208,9 @@ func (t Tree) killPass(pids []int) {
 		}
 	}
 	for _, pid := range pids {
-		_ = unix.Kill(pid, unix.SIGKILL)
+		if pid != keep {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
 	}
 	t.Thaw()
 }

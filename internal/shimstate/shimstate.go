@@ -60,6 +60,8 @@ type Record struct {
 	CgroupPaths map[string]string `json:"cgroup_paths"` // controller ("" on cgroup v2) to folder
 	Pid         int               `json:"pid,omitempty"`
 	StartTime   uint64            `json:"start_time,omitempty"` // of Pid, clock ticks since boot (proc(5), stat, field 22)
+	// Hook says that it is no container of a client but one that a container's hook runs in: nobody is told of its end.
+	Hook bool `json:"hook,omitempty"`
 }
 
 // Write stores a record; tmpfs is not durable, so a rename is enough.

@@ -27,9 +27,11 @@ func (c *Client) sweep(ctx context.Context) error {
 	}
 	for _, r := range records {
 		log := c.o.Log.WithField("container", r.ID)
-		c.mu.Lock()
-		c.lost[r.ID] = true
-		c.mu.Unlock()
+		if !r.Hook {
+			c.mu.Lock()
+			c.lost[r.ID] = true
+			c.mu.Unlock()
+		}
 		if err := c.end(ctx, r); err != nil {
 			log.WithError(err).Error("a container that its shim left cannot be ended")
 			continue

@@ -1,0 +1,120 @@
+package shim
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+)
+
+// hookLogMax bounds what one hook may write to the container's log, in bytes: the log is the application's.
+const hookLogMax = 1 << 20
+
+// hookOutput takes what a hook writes to stdout and stderr, which are one pipe. All of it is read, the end is kept.
+type hookOutput struct {
+	follower *follower
+	tail     []byte
+	log      *hookLog // nil: not wanted
+}
+
+// newHookOutput makes the pipe. child is the hook's end, to be closed once the hook has it.
+func newHookOutput(log *crilog.File, hook hookrun.Hook) (o *hookOutput, child *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("make pipe for the output: %w", err)
+	}
+	// A program that has changed its user can open /dev/stdout again.
+	err = unix.Fchmod(fds[1], 0o622)
+	if err == nil {
+		err = unix.SetNonblock(fds[0], true)
+	}
+	if err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, fmt.Errorf("make pipe for the output: %w", err)
+	}
+	o = &hookOutput{}
+	end := func() {}
+	if hook.Log {
+		o.log = newHookLog(log.Stream("stdout"), hook.Name)
+		end = o.log.end
+	}
+	o.follower = newFollower(os.NewFile(uintptr(fds[0]), "output of hook"), o, end)
+	return o, os.NewFile(uintptr(fds[1]), "output of hook"), nil
+}
+
+// Write never fails.
+func (o *hookOutput) Write(p []byte) (int, error) {
+	if o.log != nil {
+		o.log.write(p)
+	}
+	keep := p[max(0, len(p)-hookrun.OutputMax):]
+	if len(o.tail)+len(keep) > 2*hookrun.OutputMax {
+		o.tail = append(o.tail[:0], o.tail[max(0, len(o.tail)-hookrun.OutputMax):]...)
+	}
+	o.tail = append(o.tail, keep...)
+	return len(p), nil
+}
+
+// finish takes what stands in the pipe and gives the end of the output. Whoever else holds the pipe is not waited for.
+func (o *hookOutput) finish() string {
+	o.follower.finish(time.Now().Add(drainLimit))
+	text := strings.ToValidUTF8(string(o.tail[max(0, len(o.tail)-hookrun.OutputMax):]), "\uFFFD")
+	if cut := len(text) - hookrun.OutputMax; cut > 0 { // a replacement is longer than what it replaces
+		for !utf8.RuneStart(text[cut]) {
+			cut++
+		}
+		text = text[cut:]
+	}
+	return text
+}
+
+// hookLog writes a hook's lines to a container's log, each with the hook's name before it.
+type hookLog struct {
+	to     *crilog.Stream
+	prefix []byte
+	left   int  // bytes that may still be written
+	inLine bool // a line has begun
+	line   []byte
+}
+
+func newHookLog(to *crilog.Stream, name string) *hookLog {
+	return &hookLog{to: to, prefix: []byte("[hook " + name + "] "), left: hookLogMax}
+}
+
+func (l *hookLog) write(p []byte) {
+	if l.left <= 0 {
+		return
+	}
+	l.line = l.line[:0]
+	for len(p) > 0 && l.left > 0 {
+		n := bytes.IndexByte(p, '\n') + 1
+		if n == 0 {
+			n = len(p)
+		}
+		n = min(n, l.left)
+		if !l.inLine {
+			l.line = append(l.line, l.prefix...)
+		}
+		l.line = append(l.line, p[:n]...)
+		l.inLine = p[n-1] != '\n'
+		l.left -= n
+		p = p[n:]
+	}
+	if l.left <= 0 {
+		if l.inLine {
+			l.line = append(l.line, '\n')
+		}
+		l.line = fmt.Appendf(l.line, "%s(what it writes beyond %d bytes is left out)\n", l.prefix, hookLogMax)
+	}
+	_, _ = l.to.Write(l.line)
+}
+
+func (l *hookLog) end() { l.to.End() }

@@ -1,0 +1,173 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+)
+
+// hookCgroup is the name of the cgroup that a prestart hook gets below its container's.
+const hookCgroup = "hook"
+
+// poststopSuffix makes the ID of the container that a poststop hook runs in.
+const poststopSuffix = ".poststop"
+
+// prestartPlace is a created container: the hook is a further process of it, in a cgroup below its init's. There the
+// container's limits hold. On cgroup v2 neither hands a controller down, so that both may have processes.
+type prestartPlace struct {
+	c    *container
+	base cgrouptree.Tree // of the container's processes
+	sub  cgrouptree.Tree
+}
+
+func newPrestartPlace(c *container) *prestartPlace {
+	base := c.tree
+	if c.outer != nil {
+		base = c.tree.Sub(innerCgroup) // libcontainer knows no other
+	}
+	return &prestartPlace{c: c, base: base, sub: base.Sub(hookCgroup)}
+}
+
+func (p *prestartPlace) tree() cgrouptree.Tree { return p.sub }
+
+func (p *prestartPlace) oomKills() uint64 { return p.c.tree.OOMKills() }
+
+// enter is as for an exec: whatever changes the container waits for the launch, but not for the hook.
+func (p *prestartPlace) enter(ctx context.Context) (leave func(), err error) {
+	releaseSlot, err := p.c.s.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	release, err := p.c.take(ctx)
+	if err == nil && ctx.Err() != nil {
+		release()
+		err = ctx.Err()
+	}
+	if err != nil {
+		releaseSlot()
+		return nil, err
+	}
+	return func() {
+		release()
+		releaseSlot()
+	}, nil
+}
+
+func (p *prestartPlace) launch(lp *libcontainer.Process) (*process, error) {
+	if err := p.sub.Make(); err != nil {
+		return nil, err
+	}
+	lp.SubCgroupPaths = map[string]string{"": hookCgroup}
+	if _, v2 := p.base[""]; p.c.options.GetSystemdCgroup() && !(v2 && len(p.base) == 1) {
+		// On cgroup v1 systemd would be asked to move the process; each hierarchy by its name is written to directly.
+		lp.SubCgroupPaths = map[string]string{}
+		for controller := range p.sub {
+			if controller != "" {
+				lp.SubCgroupPaths[controller] = hookCgroup
+			}
+		}
+	}
+	if err := p.c.lc.Start(lp); err != nil {
+		p.c.reap(lp)
+		return nil, err
+	}
+	made, err := adopt(lp, nil)
+	if err != nil {
+		p.c.reap(lp)
+	}
+	return made, err
+}
+
+func (p *prestartPlace) begin() error { return nil }
+
+// clean also ends what a hook has moved to another cgroup of the container, where that lets it.
+func (p *prestartPlace) clean() error {
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	err := p.sub.Kill(ctx)
+	if len(p.c.allExecs()) == 0 {
+		err = errors.Join(err, p.c.tree.KillBut(ctx, p.c.init.pid))
+	}
+	return errors.Join(err, p.sub.Remove(ctx))
+}
+
+// poststopPlace is a container of its own, whose init is the hook's launcher. It is in no list; its record on tmpfs lets
+// whoever finds a dead shim end it.
+type poststopPlace struct {
+	c      *container
+	config *configs.Config
+	err    error // it cannot be made
+}
+
+func newPoststopPlace(of *container, hook hookrun.Hook) *poststopPlace {
+	p := &poststopPlace{c: newContainer(of.s, of.id+poststopSuffix, of.bundle)}
+	p.c.options, p.c.ofHook = of.options, true
+	spec := *of.hooks.plan.PoststopSpec
+	spec.Process = hook.Process
+	p.config, p.err = p.c.config(&spec)
+	return p
+}
+
+func (p *poststopPlace) tree() cgrouptree.Tree { return p.c.tree }
+
+func (p *poststopPlace) oomKills() uint64 { return p.c.tree.OOMKills() }
+
+func (p *poststopPlace) enter(ctx context.Context) (leave func(), err error) { return p.c.s.slot(ctx) }
+
+func (p *poststopPlace) launch(lp *libcontainer.Process) (_ *process, err error) {
+	if p.err == nil {
+		p.err = p.c.prepare()
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	defer func() {
+		if err != nil {
+			p.c.reap(lp)
+		}
+	}()
+	lp.Init = true
+	if p.c.lc, err = libcontainer.Create(p.c.s.dir.Libcontainer(), p.c.id, p.config); err != nil {
+		return nil, err
+	}
+	if err := p.c.lc.Start(lp); err != nil {
+		return nil, err
+	}
+	made, err := adopt(lp, nil)
+	if err != nil {
+		return nil, err
+	}
+	p.c.init = made // by itself: nobody lists it
+	record := shimstate.Record{ID: p.c.id, CgroupPaths: p.c.tree, Pid: made.pid, StartTime: made.startTime, Hook: true}
+	if err := p.c.s.dir.Write(record); err != nil {
+		_ = made.fd.Close()
+		return nil, err
+	}
+	return made, nil
+}
+
+func (p *poststopPlace) begin() error { return p.c.release() }
+
+func (p *poststopPlace) clean() error {
+	if p.err != nil {
+		return nil
+	}
+	err := p.c.dismantle()
+	if p.c.init == nil {
+		p.c.lc = nil
+		runtime.GC() // as for a container whose creation failed
+	}
+	if err != nil {
+		return fmt.Errorf("remove container %s: %w (%w)", p.c.id, err, errdefs.ErrInternal)
+	}
+	return nil
+}

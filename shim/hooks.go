@@ -1,0 +1,274 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
+)
+
+const (
+	// poststopLimit bounds all poststop hooks of a container together: the report of its end waits for them.
+	poststopLimit = 60 * time.Second
+	// hookErrorMax bounds what the error of a failed start quotes of a hook's output, in bytes.
+	hookErrorMax = 512
+)
+
+// hooks are those of one container. The prestart hooks run during its start, the poststop hooks between its end and the
+// report of it: never two at a time.
+type hooks struct {
+	c       *container
+	plan    hookrun.Plan
+	results []hookrun.Result
+	current atomic.Pointer[process] // the one that runs
+}
+
+// newHooks reads the plan; nil for a container without hooks.
+func newHooks(c *container, spec *specs.Spec) (*hooks, error) {
+	plan, err := hookrun.ReadPlan(c.bundle)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range [][]hookrun.Hook{plan.Prestart, plan.Poststop} {
+		for _, hook := range list {
+			if hook.Name == "" || hook.Process == nil || len(hook.Process.Args) == 0 || hook.Timeout <= 0 {
+				return nil, fmt.Errorf("plan of hooks: hook %q has no name, no command or no timeout: %w", hook.Name, errdefs.ErrInvalidArgument)
+			}
+			hook.Process.Terminal, hook.Process.ConsoleSize = false, nil
+			c.s.host.fit(hook.Process, c.userns)
+		}
+	}
+	if len(plan.Poststop) > 0 {
+		if err := checkPoststopSpec(plan, spec); err != nil {
+			return nil, fmt.Errorf("plan of hooks: container of the poststop hooks: %w", err)
+		}
+	}
+	return &hooks{c: c, plan: plan}, nil
+}
+
+func checkPoststopSpec(plan hookrun.Plan, spec *specs.Spec) error {
+	p := plan.PoststopSpec
+	if p == nil {
+		return fmt.Errorf("it is missing: %w", errdefs.ErrInvalidArgument)
+	}
+	p.Process = plan.Poststop[0].Process
+	// A node's OCI hooks belong to the container.
+	p.Hooks = nil
+	if err := checkSpec(p); err != nil {
+		return err
+	}
+	if p.Linux.CgroupsPath == spec.Linux.CgroupsPath {
+		return fmt.Errorf("linux.cgroupsPath is the container's own: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// knows says whether a process is one of a hook that runs.
+func (h *hooks) knows(pid int) bool {
+	p := h.current.Load()
+	return p != nil && p.pid == pid
+}
+
+// note adds a result and tells it to who reads the bundle.
+func (h *hooks) note(r hookrun.Result) {
+	h.results = append(h.results, r)
+	if err := hookrun.WriteResults(h.c.bundle, h.results); err != nil {
+		h.c.log.WithError(err).Error("the result of a hook is not known to others")
+	}
+	h.c.log.WithField("hook", r.Name).WithField("stage", r.Stage).WithField("outcome", r.Outcome).WithField("code", r.ExitCode).Debug("hook")
+}
+
+func (h *hooks) skip(stage hookrun.Stage, list []hookrun.Hook, why string) {
+	for _, hook := range list {
+		h.note(hookrun.Result{Stage: stage, Name: hook.Name, Outcome: hookrun.Skipped, Ignored: hook.Ignore, Message: why})
+	}
+}
+
+// prestart runs the hooks of a created container one by one. The end of its init, or its removal, ends them.
+func (c *container) prestart() error {
+	if c.hooks == nil || len(c.hooks.plan.Prestart) == 0 {
+		return nil
+	}
+	c.setStarting(true)
+	defer c.setStarting(false)
+	ctx, cancel := context.WithCancel(c.life)
+	defer cancel()
+	go func() {
+		select {
+		case <-c.init.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	list := c.hooks.plan.Prestart
+	for i, hook := range list {
+		result := c.hooks.run(ctx, hookrun.Prestart, hook, newPrestartPlace(c))
+		if result.Outcome == hookrun.Failed {
+			c.awaitDyingInit()
+		}
+		c.hooks.note(result)
+		if ctx.Err() == nil && !c.init.isGone() && (result.Outcome == hookrun.Succeeded || hook.Ignore) {
+			continue
+		}
+		c.hooks.skip(hookrun.Prestart, list[i+1:], "a hook before it has failed")
+		switch {
+		case c.init.isGone():
+			return fmt.Errorf("prestart hook %q was ended: the container was killed meanwhile: %w", hook.Name, errdefs.ErrAborted)
+		case ctx.Err() != nil:
+			return fmt.Errorf("prestart hook %q was ended: %w", hook.Name, errDestroyed)
+		}
+		return hookError(hook, result)
+	}
+	return nil
+}
+
+// awaitDyingInit waits for the end of an init that has been killed: the kernel takes the hook's processes with it and lets it
+// end after them.
+func (c *container) awaitDyingInit() {
+	st, err := shimstate.ReadStat(c.init.pid)
+	if c.init.isGone() || err == nil && st.State != 'Z' && st.Flags&exiting == 0 {
+		return
+	}
+	select {
+	case <-c.init.gone:
+	case <-time.After(killLimit):
+	}
+}
+
+func (c *container) setStarting(yes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.starting = yes
+}
+
+// hookError says in one line why a start failed; the kubelet shows it.
+func hookError(hook hookrun.Hook, r hookrun.Result) error {
+	var what string
+	switch {
+	case r.Outcome == hookrun.TimedOut:
+		what = "did not end within " + hook.Timeout.String()
+	case r.ExitCode == 0:
+		what = "could not be run"
+	default:
+		what = "failed with exit code " + strconv.Itoa(r.ExitCode)
+	}
+	if r.Message != "" {
+		what += ": " + oneLine(r.Message)
+	}
+	if said := oneLine(r.Output); said != "" {
+		what += ": " + said
+	}
+	return fmt.Errorf("%s hook %q %s: %w", r.Stage, hook.Name, what, errdefs.ErrAborted)
+}
+
+// oneLine gives the end of a text without newlines and what else a terminal would obey.
+func oneLine(text string) string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) || !unicode.IsPrint(r) && !unicode.IsSpace(r) {
+				return ' '
+			}
+			return r
+		}, line))
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	text = strings.Join(lines, " | ")
+	if len(text) > hookErrorMax {
+		text = "..." + strings.ToValidUTF8(text[len(text)-hookErrorMax:], "")
+	}
+	return text
+}
+
+// poststop runs the hooks of a container that has ended, in containers of their own, one after the other.
+func (c *container) poststop(end ending) {
+	if c.hooks == nil || len(c.hooks.plan.Poststop) == 0 {
+		return
+	}
+	c.mu.Lock()
+	c.ending = true
+	c.mu.Unlock()
+	ctx, cancel := context.WithTimeout(c.life, poststopLimit)
+	defer cancel()
+	if err := c.tree.Kill(ctx); err != nil { // after the very last process
+		c.log.WithError(err).Error("processes of an ended container stay")
+	}
+	facts := c.facts(end)
+	list := c.hooks.plan.Poststop
+	for i, hook := range list {
+		switch {
+		case c.life.Err() != nil:
+			c.hooks.skip(hookrun.Poststop, list[i:], "the container is being removed")
+			return
+		case ctx.Err() != nil:
+			c.hooks.skip(hookrun.Poststop, list[i:], "the hooks before it took all of "+poststopLimit.String())
+			return
+		}
+		process := *hook.Process
+		process.Env = withEnv(process.Env, facts)
+		hook.Process = &process
+		c.hooks.note(c.hooks.run(ctx, hookrun.Poststop, hook, newPoststopPlace(c, hook)))
+	}
+}
+
+// facts are the variables that tell a poststop hook of the end.
+func (c *container) facts(end ending) [][2]string {
+	reason := "Error"
+	switch {
+	case end.OOMKilled:
+		reason = "OOMKilled"
+	case end.signal == unix.SIGKILL && c.killed.Load():
+		reason = "Killed"
+	case end.Code == 0:
+		reason = "Completed"
+	}
+	signal := ""
+	if end.signal != 0 {
+		signal = strconv.Itoa(int(end.signal))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return [][2]string{
+		{"POUCH_EXIT_CODE", strconv.FormatUint(uint64(end.Code), 10)},
+		{"POUCH_SIGNAL", signal},
+		{"POUCH_REASON", reason},
+		{"POUCH_STARTED_AT", c.startedAt.UTC().Format(time.RFC3339Nano)},
+		{"POUCH_FINISHED_AT", end.endedAt.UTC().Format(time.RFC3339Nano)},
+	}
+}
+
+// withEnv sets variables, whatever the environment says of them.
+func withEnv(env []string, set [][2]string) []string {
+	var out []string
+	for _, e := range env {
+		name, _, _ := strings.Cut(e, "=")
+		given := false
+		for _, s := range set {
+			given = given || s[0] == name
+		}
+		if !given {
+			out = append(out, e)
+		}
+	}
+	for _, s := range set {
+		out = append(out, s[0]+"="+s[1])
+	}
+	return out
+}
