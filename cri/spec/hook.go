@@ -1,8 +1,6 @@
 package spec
 
 import (
-	"fmt"
-
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -21,7 +19,7 @@ func (b *Builder) HookUser(in Input, user string) (specs.User, error) {
 	in.Image.Config.User = user
 	who, err := resolveUser(in)
 	if err != nil {
-		return specs.User{}, fmt.Errorf("user %q: %w", user, err)
+		return specs.User{}, err
 	}
 	out := specs.User{UID: uint32(who.UID), GID: uint32(who.GID)}
 	for _, g := range who.SupplementalGroups {
