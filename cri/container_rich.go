@@ -150,11 +150,22 @@ func (s *Service) richEnd(rec model.Container) string {
 		}
 	}
 	if n := len(record.Runs); n > 0 && record.Runs[n-1].Failed != "" {
-		last := record.Runs[n-1]
-		said = append(said, fmt.Sprintf("the application could not be started, step %s: %s", last.Failed, syscall.Errno(last.Errno)))
+		said = append(said, s.notStarted(rec.ID, record.Runs[n-1]))
 	}
 	if record.Starts > 1 {
 		said = append(said, fmt.Sprintf("the application was restarted inside %d times", record.Starts-1))
 	}
 	return strings.Join(said, "; ")
+}
+
+// notStarted says why a run of a rich container's application did not begin, with what it was about where that tells more.
+func (s *Service) notStarted(id string, run richrun.Run) string {
+	what := "the application"
+	if sp, err := s.appSpec(id); err == nil && sp.Process != nil && len(sp.Process.Args) > 0 {
+		what = fmt.Sprintf("the application %.200q", sp.Process.Args[0])
+		if run.Failed == "folder" {
+			what += fmt.Sprintf(" in the working directory %.200q", sp.Process.Cwd)
+		}
+	}
+	return fmt.Sprintf("%s could not be started, step %s: %s", what, run.Failed, syscall.Errno(run.Errno))
 }

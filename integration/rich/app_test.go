@@ -146,6 +146,9 @@ func theExitCodeIsTheApplications(t *testing.T, n *harness.Node, m machine, ref 
 		if _, code := c.Ended(t); code != 127 && code != 128 {
 			t.Errorf("code %d", code)
 		}
+		if s := c.Status(t); !strings.Contains(s.Message, "/no/such/program") {
+			t.Errorf("the message %q does not name the program", s.Message)
+		}
 	})
 }
 

@@ -28,18 +28,30 @@ recipe() {
   esac
 }
 
-# instructions prints what stands behind the instructions $2 of the Dockerfile $1, each on one line.
+# instructions prints what stands behind the instructions $2 of the Dockerfile $1, each on one line; with them where $3 says keep.
 instructions() {
-  sed -e '/^ *#/d' -e ':join' -e '/\\$/{N;s/ *\\\n */ /;bjoin' -e '}' "$1" | sed -n "s/^$2 //p"
+  sed -e '/^ *#/d' -e ':join' -e '/\\$/{N;s/ *\\\n */ /;bjoin' -e '}' "$1" | if [ "${3:-}" = keep ]; then grep "^$2 "; else sed -n "s/^$2 //p"; fi
 }
 
 # example prints the recipe of an example's Dockerfile: the release in FROM, the packages of the RUN that installs them, and
-# the other RUNs. What COPY adds is put on top when the example is run.
+# the other RUNs. What COPY adds is put on top when the example is run; a RUN behind a COPY needs it here too.
 example() {
   [ -f "$1" ] || { echo "there is no $1" >&2; return 1; }
-  local packages more
+  local packages more= copies= instruction words from
   packages=$(instructions "$1" RUN | sed -n 's/.*apt-get install \([^&]*\).*/\1/p' | tr ' ' '\n' | sed '/^-/d;/^$/d' | paste -sd, -)
-  more=$(instructions "$1" RUN | sed -e '/apt-get install/d' -e "s/'/'\\\\''/g" -e "s/.*/chroot \"\$1\" sh -ec '&'/" | paste -sd';' -)
+  while read -r instruction words; do
+    case $instruction in
+      COPY)
+        from=$(dirname "$1")/${words%% *}
+        copies="${copies}cp -rT \"\$repository${from#"$repository"}\" \"\$1${words##* }\"; : $(cd "$from" && find . -type f -exec sha256sum {} + | sort | sha256sum | cut -c1-16); "
+        ;;
+      RUN)
+        [[ $words != *"apt-get install"* ]] || continue
+        more="${more:+$more; }${copies}chroot \"\$1\" sh -ec '${words//\'/\'\\\'\'}'"
+        copies=
+        ;;
+    esac
+  done < <(instructions "$1" '\(COPY\|RUN\)' keep)
   echo "$(instructions "$1" FROM | sed 's/.*debian://') $packages $more"
 }
 
@@ -126,6 +138,7 @@ done
 work=
 trap '[ -z "$work" ] || rm -rf --one-file-system "$work"' EXIT
 mkdir -p "$out"
+export repository # for the commands of an example's recipe
 for name in $names; do
   # Two runs at once must not build the same image twice, nor see the other's half-written file.
   exec 9>"$out/$name.lock"
