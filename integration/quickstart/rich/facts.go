@@ -47,7 +47,7 @@ func (s *show) facts() []fact {
 		facts = append(facts, services...)
 	case "sbin-init":
 		facts = append(facts, fact{"runlevel", false, s.inside("runlevel"), "N 2"},
-			fact{"cron, rsyslog, ssh", false, s.inside("sh", "-c", "for s in cron rsyslog ssh; do service $s status; done | grep -c 'is running'"), "3"})
+			fact{"cron, rsyslog, ssh", false, s.inside("sh", "-c", "echo $(for s in cron rsyslog ssh; do service $s status | sed 's/.* is //;s/[.]//'; done)"), "running running running"})
 		facts = append(facts, services...)
 	case "dumb-init":
 		facts = append(facts, fact{"report of an orphan", false, s.report, "report of corner shop"},
@@ -86,6 +86,24 @@ func (f fact) await(ctx context.Context) (value string, err error) {
 			return "", fmt.Errorf("%s is %q, wanted %q: %w", f.what, value, f.want, errors.Join(err, ctx.Err()))
 		}
 	}
+}
+
+// printServices shows what the node's administrator sees of the inside.
+func (s *show) printServices(ctx context.Context) error {
+	if s.mode == "dumb-init" {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, s.lab.Binary, "ps", "--units", s.spec.Name)
+	cmd.Env = append(os.Environ(), "CRI_POUCH_SOCKET="+s.lab.Socket())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("cri-pouch ps --units: %w: %s", err, out)
+	}
+	step("cri-pouch ps --units %s", s.spec.Name)
+	for line := range strings.Lines(string(out)) {
+		fmt.Print("      ", line)
+	}
+	return nil
 }
 
 // printTable compares the two looks; its error names each line that is not as it should be.

@@ -94,6 +94,9 @@ func (s *show) run(ctx context.Context, wait bool) error {
 	if err != nil {
 		return err
 	}
+	if err := s.printServices(ctx); err != nil {
+		return err
+	}
 	gap, err := s.replace(ctx)
 	if err != nil {
 		return err
