@@ -210,38 +210,6 @@ func (c *container) isEnding() bool {
 	return c.ending
 }
 
-// remove takes an ended container away. It can be repeated.
-func (c *container) remove(ctx context.Context) error {
-	if c.removed {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, killLimit)
-	defer cancel()
-	if err := c.tree.Kill(ctx); err != nil {
-		return fmt.Errorf("delete container %s: %w", c.id, err)
-	}
-	for _, e := range c.allExecs() { // no zombie may be left in the cgroup
-		if p := e.started(); p != nil {
-			if _, err := p.await(ctx); err != nil {
-				return fmt.Errorf("delete container %s: %w", c.id, err)
-			}
-		}
-	}
-	if err := c.lc.Destroy(); err != nil {
-		return fmt.Errorf("delete container %s: %w", c.id, err)
-	}
-	if c.outer != nil {
-		if err := c.tree.Remove(ctx); err != nil {
-			return fmt.Errorf("delete container %s: %w", c.id, err)
-		}
-	}
-	if err := c.s.clear(c); err != nil {
-		return err
-	}
-	c.removed = true
-	return nil
-}
-
 func (c *container) allExecs() []*execution {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,53 +218,6 @@ func (c *container) allExecs() []*execution {
 		execs = append(execs, e)
 	}
 	return execs
-}
-
-// destroyByForce ends and removes the container whatever its state, with hooks that run; others are not run any more.
-func (c *container) destroyByForce(ctx context.Context) error {
-	c.mu.Lock()
-	c.silent = true
-	c.mu.Unlock()
-	c.doom()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*killLimit)
-	defer cancel()
-	release, err := c.take(ctx)
-	if err != nil {
-		return err
-	}
-	defer release()
-	if c.removed {
-		return nil
-	}
-	c.killed.Store(true)
-	_ = c.init.fd.Signal(unix.SIGKILL)
-	c.tree.Thaw()
-	if err := c.tree.Kill(ctx); err != nil {
-		return err
-	}
-	if err := c.init.kill(ctx); err != nil {
-		return err
-	}
-	if err := c.awaitStart(ctx); err != nil {
-		return err
-	}
-	return c.remove(ctx)
-}
-
-// awaitStart waits until a start under way has given up.
-func (c *container) awaitStart(ctx context.Context) error {
-	c.mu.Lock()
-	begun := c.begun
-	c.mu.Unlock()
-	if begun == nil {
-		return nil
-	}
-	select {
-	case <-begun:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("the start of container %s does not end: %w", c.id, ctx.Err())
-	}
 }
 
 // info is what List and Inspect tell.

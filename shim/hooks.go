@@ -9,22 +9,16 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
-	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 )
 
-const (
-	// poststopLimit bounds all poststop hooks of a container together: the report of its end waits for them.
-	poststopLimit = 60 * time.Second
-	// hookErrorMax bounds what the error of a failed start quotes of a hook's output, in bytes.
-	hookErrorMax = 512
-)
+// poststopLimit bounds all poststop hooks of a container together: the report of its end waits for them.
+const poststopLimit = 60 * time.Second
 
 // hooks are those of one container. The prestart hooks run during its start, the poststop hooks between its end and the
 // report of it: never two at a time.
@@ -101,11 +95,23 @@ func (h *hooks) skip(stage hookrun.Stage, list []hookrun.Hook, why string) {
 
 // prestart runs the hooks of a created container one by one. The end of its init, or its removal, ends them.
 func (c *container) prestart() error {
-	if c.hooks == nil || len(c.hooks.plan.Prestart) == 0 {
+	if c.hooks == nil {
+		return nil
+	}
+	if err := hookrun.Forget(c.bundle); err != nil {
+		return err
+	}
+	if len(c.hooks.plan.Prestart) == 0 {
 		return nil
 	}
 	c.setStarting(true)
 	defer c.setStarting(false)
+	resume := c.tree.SuspendOOMGroup() // the container's init is not to die with a hook
+	defer func() {
+		if err := resume(); err != nil {
+			c.log.WithError(err).Error("the OOM killer will take single processes of the container")
+		}
+	}()
 	ctx, cancel := context.WithCancel(c.life)
 	defer cancel()
 	go func() {
@@ -132,7 +138,7 @@ func (c *container) prestart() error {
 		case ctx.Err() != nil:
 			return fmt.Errorf("prestart hook %q was ended: %w", hook.Name, errDestroyed)
 		}
-		return hookError(hook, result)
+		return fmt.Errorf("%s: %w", result, errdefs.ErrAborted)
 	}
 	return nil
 }
@@ -140,8 +146,7 @@ func (c *container) prestart() error {
 // awaitDyingInit waits for the end of an init that has been killed: the kernel takes the hook's processes with it and lets it
 // end after them.
 func (c *container) awaitDyingInit() {
-	st, err := shimstate.ReadStat(c.init.pid)
-	if c.init.isGone() || err == nil && st.State != 'Z' && st.Flags&exiting == 0 {
+	if c.init.isGone() || !c.killed.Load() && !isDying(c.init.pid) {
 		return
 	}
 	select {
@@ -156,60 +161,14 @@ func (c *container) setStarting(yes bool) {
 	c.starting = yes
 }
 
-// hookError says in one line why a start failed; the kubelet shows it.
-func hookError(hook hookrun.Hook, r hookrun.Result) error {
-	var what string
-	switch {
-	case r.Outcome == hookrun.TimedOut:
-		what = "did not end within " + hook.Timeout.String()
-	case r.ExitCode == 0:
-		what = "could not be run"
-	default:
-		what = "failed with exit code " + strconv.Itoa(r.ExitCode)
-	}
-	if r.Message != "" {
-		what += ": " + oneLine(r.Message)
-	}
-	if said := oneLine(r.Output); said != "" {
-		what += ": " + said
-	}
-	return fmt.Errorf("%s hook %q %s: %w", r.Stage, hook.Name, what, errdefs.ErrAborted)
-}
-
-// oneLine gives the end of a text without newlines and what else a terminal would obey.
-func oneLine(text string) string {
-	var lines []string
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(strings.Map(func(r rune) rune {
-			if unicode.IsControl(r) || !unicode.IsPrint(r) && !unicode.IsSpace(r) {
-				return ' '
-			}
-			return r
-		}, line))
-		if line != "" {
-			lines = append(lines, line)
-		}
-	}
-	text = strings.Join(lines, " | ")
-	if len(text) > hookErrorMax {
-		text = "..." + strings.ToValidUTF8(text[len(text)-hookErrorMax:], "")
-	}
-	return text
-}
-
 // poststop runs the hooks of a container that has ended, in containers of their own, one after the other.
 func (c *container) poststop(end ending) {
 	if c.hooks == nil || len(c.hooks.plan.Poststop) == 0 {
 		return
 	}
-	c.mu.Lock()
-	c.ending = true
-	c.mu.Unlock()
+	c.endOfProcesses(end)
 	ctx, cancel := context.WithTimeout(c.life, poststopLimit)
 	defer cancel()
-	if err := c.tree.Kill(ctx); err != nil { // after the very last process
-		c.log.WithError(err).Error("processes of an ended container stay")
-	}
 	facts := c.facts(end)
 	list := c.hooks.plan.Poststop
 	for i, hook := range list {
@@ -225,6 +184,22 @@ func (c *container) poststop(end ending) {
 		process.Env = withEnv(process.Env, facts)
 		hook.Process = &process
 		c.hooks.note(c.hooks.run(ctx, hookrun.Poststop, hook, newPoststopPlace(c, hook)))
+	}
+}
+
+// endOfProcesses makes sure that nothing of the container runs any more, and tells those who cannot wait for its hooks.
+func (c *container) endOfProcesses(end ending) {
+	ctx, cancel := context.WithTimeout(c.life, killLimit)
+	defer cancel()
+	if err := c.tree.Kill(ctx); err != nil {
+		c.log.WithError(err).Error("processes of an ended container stay")
+	}
+	c.mu.Lock()
+	c.ending = true
+	e := hookrun.End{ExitCode: end.Code, OOMKilled: end.OOMKilled, StartedAt: c.startedAt, FinishedAt: end.ExitedAt}
+	c.mu.Unlock()
+	if err := e.Write(c.bundle); err != nil {
+		c.log.WithError(err).Error("the end is not known to others before the hooks are done")
 	}
 }
 

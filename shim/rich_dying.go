@@ -26,11 +26,20 @@ func (r *rich) dying(pid int) bool {
 		if err != nil || field(string(status), "NSpid") != strconv.Itoa(pid) {
 			continue
 		}
-		pending, _ := strconv.ParseUint(field(string(status), "SigPnd"), 16, 64)
-		st, err := shimstate.ReadStat(p)
-		return pending>>(unix.SIGKILL-1)&1 == 1 || err != nil || st.Flags&exiting != 0
+		return isDying(p)
 	}
 	return true // it has gone meanwhile
+}
+
+// isDying says whether a process has been killed, is ending or has gone.
+func isDying(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return true
+	}
+	pending, _ := strconv.ParseUint(field(string(status), "SigPnd"), 16, 64)
+	st, err := shimstate.ReadStat(pid)
+	return pending>>(unix.SIGKILL-1)&1 == 1 || err != nil || st.Flags&exiting != 0
 }
 
 // field gives the last word of a line of /proc/PID/status.

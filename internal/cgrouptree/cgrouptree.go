@@ -177,6 +177,13 @@ func (t Tree) KillBut(ctx context.Context, keep int) error {
 	if err := t.check(); err != nil {
 		return err
 	}
+	if pids, err := t.all(); err != nil || len(pids) == 0 || len(pids) == 1 && pids[0] == keep {
+		return err
+	}
+	if p, ok := t.v2(); ok { // what is frozen does not fork, and dies all the same
+		_ = os.WriteFile(filepath.Join(p, "cgroup.freeze"), []byte("1"), 0)
+		defer t.Thaw()
+	}
 	return t.killAllBut(ctx, keep)
 }
 
@@ -212,7 +219,9 @@ func (t Tree) killPass(pids []int, keep int) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
-	t.Thaw()
+	if keep == 0 || t["freezer"] != "" {
+		t.Thaw()
+	}
 }
 
 // Thaw lets frozen processes go on; a tree that is not frozen or is gone is left alone.

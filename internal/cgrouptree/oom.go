@@ -29,6 +29,30 @@ func (t Tree) OOMKills() uint64 {
 	return sum
 }
 
+// SuspendOOMGroup makes the OOM killer take single processes of the tree until resume is called, where it takes all of it
+// together (memory.oom.group of cgroup v2).
+func (t Tree) SuspendOOMGroup() (resume func() error) {
+	nothing := func() error { return nil }
+	p, ok := t.v2()
+	if !ok {
+		return nothing
+	}
+	file := filepath.Join(p, "memory.oom.group")
+	if b, err := os.ReadFile(file); err != nil || strings.TrimSpace(string(b)) != "1" {
+		return nothing
+	}
+	if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+		return nothing
+	}
+	return func() error {
+		err := os.WriteFile(file, []byte("1"), 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+}
+
 // Parent is the folder above a v2 tree, empty on v1.
 func (t Tree) Parent() string {
 	p, ok := t.v2()

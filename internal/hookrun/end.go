@@ -2,7 +2,9 @@ package hookrun
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -34,6 +36,16 @@ func (e End) Write(bundle string) error {
 func ReadEnd(bundle string) (End, error) {
 	var e End
 	return e, read(filepath.Join(bundle, Dir, EndFile), endMax, &e)
+}
+
+// Forget removes from a bundle what became of a former try: its results and its end.
+func Forget(bundle string) error {
+	for _, name := range []string{ResultsFile, EndFile} {
+		if err := os.Remove(filepath.Join(bundle, Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget the hooks of a former try: %w", err)
+		}
+	}
+	return nil
 }
 
 // replace writes a file so that whoever reads it at the same time sees the old one or the new one.

@@ -26,7 +26,7 @@ func (r Result) String() string {
 		said += fmt.Sprintf("failed with exit code %d", r.ExitCode)
 	}
 	if r.Message != "" {
-		said += ": " + r.Message
+		said += ": " + plain(r.Message)
 	}
 	if tail := r.lastLines(); tail != "" {
 		said += ": " + tail
@@ -34,16 +34,21 @@ func (r Result) String() string {
 	return said
 }
 
-// lastLines gives the end of the output on one line, without what a terminal would obey.
-func (r Result) lastLines() string {
-	lines := strings.Split(strings.TrimSpace(r.Output), "\n")
-	text := strings.Join(lines[max(len(lines)-quotedLines, 0):], " | ")
-	text = strings.Map(func(c rune) rune {
+// plain takes out what a terminal would obey.
+func plain(text string) string {
+	return strings.Map(func(c rune) rune {
 		if c < ' ' || c >= 0x7f && c < 0xa0 {
 			return ' '
 		}
 		return c
 	}, text)
+}
+
+// lastLines gives the end of the output on one line, without what a terminal would obey.
+func (r Result) lastLines() string {
+	lines := strings.Split(strings.TrimSpace(r.Output), "\n")
+	text := strings.Join(lines[max(len(lines)-quotedLines, 0):], " | ")
+	text = plain(text)
 	if over := len(text) - quotedBytes; over > 0 {
 		text = "…" + strings.ToValidUTF8(text[over:], "")
 	}

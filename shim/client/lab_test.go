@@ -168,7 +168,7 @@ func (l *lab) makeRootfs() {
 	if err := os.WriteFile(filepath.Join(l.rootfs, "bin/busybox"), b, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
-	for _, name := range strings.Fields("sh cat echo sleep ls seq head tail dd true false kill stty tty id yes grep readlink wc date printf test usleep") {
+	for _, name := range strings.Fields("sh cat echo sleep ls seq head tail dd true false kill stty tty id yes grep readlink wc date printf test usleep setsid env") {
 		if err := os.Symlink("busybox", filepath.Join(l.rootfs, "bin", name)); err != nil {
 			l.t.Fatal(err)
 		}

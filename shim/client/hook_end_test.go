@@ -1,0 +1,390 @@
+package client_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/shim/client"
+	"github.com/cri-pouch/cri-pouch/shim/task"
+)
+
+func TestPoststopKnowsHowItEnded(t *testing.T) {
+	l := newLab(t)
+	limit := int64(32 << 20)
+	for id, tc := range map[string]struct {
+		script string
+		end    func(id string)
+		want   string
+	}{
+		"done":   {"true", nil, "0//Completed"},
+		"failed": {"exit 200", nil, "200//Error"},
+		"signal": {"kill -SEGV $$", nil, "139/11/Error"},
+		"code":   {"exit 137", nil, "137//Error"},
+		"killed": {"echo up; sleep 1000", l.kill, "137/9/Killed"},
+		"oom":    {"exec tail /dev/zero", nil, "137/9/OOMKilled"},
+	} {
+		for _, private := range []bool{true, false} {
+			name := fmt.Sprintf("%s-%t", id, private)
+			script := tc.script
+			if id == "signal" || id == "killed" { // pid 1 of a namespace takes no signal from itself
+				script = "sh -c '" + tc.script + "'; exit $?"
+			}
+			spec := l.spec(name, "sh", "-c", tc.script)
+			if !private {
+				spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
+			} else if id == "signal" {
+				spec = l.spec(name, "sh", "-c", script)
+				tc.want = "139//Error"
+			}
+			spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
+			r := l.withHooks(name, spec, nil, []hookrun.Hook{l.script("how", "printf $POUCH_EXIT_CODE/$POUCH_SIGNAL/$POUCH_REASON")})
+			l.run(r)
+			if tc.end != nil {
+				l.eventually("it is up", func() bool { return l.text(name, "stdout") == "up\n" })
+				tc.end(name)
+			}
+			l.finish(name)
+			l.noHookLeft(name)
+			if results := l.results(r); len(results) != 1 || results[0].Output != tc.want {
+				t.Errorf("%s: %+v", name, results)
+			}
+			if id == "signal" {
+				tc.want = "139/11/Error"
+			}
+		}
+	}
+}
+
+func TestAKillDuringThePrestartEndsIt(t *testing.T) {
+	l := newLab(t)
+	r := l.hooked("c", "true", []hookrun.Hook{l.script("slow", "echo up >/v/up; sleep 1000")}, nil)
+	if _, err := l.client.Create(l.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error, 1)
+	go func() {
+		_, err := l.client.Start(l.ctx, "c")
+		failed <- err
+	}()
+	l.eventually("the hook runs", func() bool { _, err := os.Stat(filepath.Join(l.rootfs, "v/up")); return err == nil })
+	if info, err := l.client.State(l.ctx, "c"); err != nil || info.Status != task.Created || !info.Starting {
+		t.Errorf("state %+v, %v", info, err)
+	}
+	if _, err := l.client.Stats(l.ctx, "c"); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.client.Start(l.ctx, "c"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("a second start: %v", err)
+	}
+	began := time.Now()
+	l.kill("c")
+	if err := <-failed; !errdefs.IsAborted(err) || !strings.Contains(err.Error(), `prestart hook "slow" was ended`) {
+		t.Errorf("the start's error is %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	l.gone("c")
+	l.noHookLeft("c")
+	if got := outcomes(l.results(r)); got != "prestart slow failed 137" {
+		t.Errorf("results %s", got)
+	}
+}
+
+// waiting is a hook that tells that it runs and then waits for the file go of the lab's folder v.
+const waiting = "echo up >/v/up; while [ ! -e /v/go ]; do usleep 5000; done; echo went"
+
+// up waits until the hook of waiting runs.
+func (l *lab) up() {
+	l.t.Helper()
+	l.eventually("the hook runs", func() bool { _, err := os.Stat(filepath.Join(l.rootfs, "v/up")); return err == nil })
+}
+
+func (l *lab) letGo() {
+	l.t.Helper()
+	if err := os.WriteFile(filepath.Join(l.rootfs, "v/go"), nil, 0o644); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func TestAContainerWhoseHooksRun(t *testing.T) {
+	l := newLab(t)
+	events, err := l.client.Events(l.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := l.hooked("c", "exit 6", nil, []hookrun.Hook{l.script("slow", waiting)})
+	pid := l.run(r)
+	l.up()
+	info, err := l.client.State(l.ctx, "c")
+	if err != nil || info.Status != task.Running || !info.Ending || info.Pid != 0 {
+		t.Errorf("state %+v, %v", info, err)
+	}
+	if infos, err := l.client.List(l.ctx); err != nil || len(infos) != 1 || !infos[0].Ending {
+		t.Errorf("list %+v, %v", infos, err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
+		t.Error("its init is there")
+	}
+	if end, err := hookrun.ReadEnd(r.Bundle); err != nil || end.ExitCode != 6 || end.StartedAt.IsZero() || end.FinishedAt.Before(end.StartedAt) {
+		t.Errorf("end %+v, %v", end, err)
+	}
+	// What can be asked of it is answered, and nothing waits for the hook.
+	for _, signal := range []uint32{15, 9} {
+		for _, all := range []bool{false, true} {
+			if err := l.client.Kill(l.ctx, "c", signal, all); err != nil {
+				t.Errorf("kill %d, all %t: %v", signal, all, err)
+			}
+		}
+	}
+	if _, err := l.client.Stats(l.ctx, "c"); err != nil {
+		t.Error(err)
+	}
+	if pids, err := l.client.Pids(l.ctx, "c"); err != nil || len(pids) != 0 {
+		t.Errorf("processes %v, %v", pids, err)
+	}
+	if err := l.client.ReopenLog(l.ctx, "c"); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "e", Process: []byte(`{"args":["true"],"cwd":"/"}`)}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("exec: %v", err)
+	}
+	if err := l.client.Pause(l.ctx, "c"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("pause: %v", err)
+	}
+	if _, err := l.client.Delete(l.ctx, "c"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("delete: %v", err)
+	}
+	select {
+	case e := <-events:
+		t.Errorf("event %+v before the hook has ended", e)
+	default:
+	}
+	l.letGo()
+	if exit := l.finish("c"); exit.Code != 6 {
+		t.Errorf("%+v", exit)
+	}
+	l.noHookLeft("c")
+	if e := <-events; e.Type != task.EventExit || e.Exit.Code != 6 {
+		t.Errorf("event %+v", e)
+	}
+	if results := l.results(r); outcomes(results) != "poststop slow succeeded 0" || results[0].Output != "went\n" {
+		t.Errorf("results %+v", results)
+	}
+}
+
+func TestACreatedContainerWhoseHooksRun(t *testing.T) {
+	l := newLab(t)
+	r := l.hooked("c", "exit 6", []hookrun.Hook{l.script("slow", waiting)}, nil)
+	if _, err := l.client.Create(l.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	ctx, giveUp := context.WithCancel(l.ctx)
+	go func() {
+		_, err := l.client.Start(ctx, "c")
+		started <- err
+	}()
+	l.up()
+	if _, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "e", Process: []byte(`{"args":["true"],"cwd":"/"}`)}); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("exec: %v", err)
+	}
+	if err := l.client.Update(l.ctx, "c", []byte(`{"cpu":{"shares":512}}`)); err != nil {
+		t.Errorf("update: %v", err)
+	}
+	if pids, err := l.client.Pids(l.ctx, "c"); err != nil || len(pids) < 3 { // the init, the launcher, the shell
+		t.Errorf("processes %v, %v", pids, err)
+	}
+	giveUp() // whoever asked for the start may die meanwhile
+	if err := <-started; err == nil {
+		t.Error("the caller has given up, and got an answer")
+	}
+	l.letGo()
+	if exit := l.finish("c"); exit.Code != 6 {
+		t.Errorf("%+v", exit)
+	}
+	l.noHookLeft("c")
+}
+
+func TestRemovalByForceEndsHooks(t *testing.T) {
+	l := newLab(t)
+	// Deleted while it is being started.
+	r := l.hooked("a", "true", []hookrun.Hook{l.script("slow", "echo up >/v/up; sleep 1000")}, nil)
+	if _, err := l.client.Create(l.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() {
+		_, err := l.client.Start(l.ctx, "a")
+		started <- err
+	}()
+	l.up()
+	began := time.Now()
+	if _, err := l.client.Delete(l.ctx, "a"); err != nil {
+		t.Errorf("delete: %v", err)
+	}
+	if err := <-started; !errdefs.IsAborted(err) {
+		t.Errorf("the start: %v", err)
+	}
+	l.gone("a")
+	l.noHookLeft("a")
+	// The shim is shut down in the middle of a poststop, and while a program runs that has one.
+	if err := os.Remove(filepath.Join(l.rootfs, "v/up")); err != nil {
+		t.Fatal(err)
+	}
+	slow := l.script("slow", "echo up >/v/up; sleep 1000")
+	b := l.hooked("b", "true", nil, []hookrun.Hook{slow, l.script("next", "echo >/v/next")})
+	l.run(b)
+	c := l.hooked("c", "sleep 1000", nil, []hookrun.Hook{l.script("next", "echo >/v/next")})
+	l.run(c)
+	l.up()
+	if err := l.client.ShutdownByForce(l.ctx); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	for _, id := range []string{"b", "c"} {
+		l.gone(id)
+		l.noHookLeft(id)
+	}
+	if got := outcomes(l.results(b)); got != "poststop slow failed 137, poststop next skipped 0" {
+		t.Errorf("results of b: %s", got)
+	}
+	if got := outcomes(l.results(c)); got != "poststop next skipped 0" {
+		t.Errorf("results of c: %s", got)
+	}
+	if _, err := os.Stat(filepath.Join(l.rootfs, "v/next")); err == nil {
+		t.Error("a hook ran after the removal")
+	}
+	next, err := client.Start(l.ctx, l.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.client = next
+}
+
+func TestAShimKilledInTheMiddleOfHooks(t *testing.T) {
+	l := newLab(t)
+	poststop := l.hooked("after", "exit 3", nil, []hookrun.Hook{l.script("first", "true"), l.script("slow", "echo up >/v/up; sleep 1000")})
+	l.run(poststop)
+	l.up()
+	if err := os.Remove(filepath.Join(l.rootfs, "v/up")); err != nil {
+		t.Fatal(err)
+	}
+	prestart := l.hooked("before", "true", []hookrun.Hook{l.script("slow", "(setsid sh -c 'echo up >/v/up; sleep 1000' &); sleep 1000")}, nil)
+	if _, err := l.client.Create(l.ctx, prestart); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() {
+		_, err := l.client.Start(l.ctx, "before")
+		started <- err
+	}()
+	l.up()
+	before := l.client.Pid()
+	if err := unix.Kill(before, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; !errdefs.IsUnavailable(err) {
+		t.Errorf("the start: %v", err)
+	}
+	l.eventually("another shim is there", func() bool { pid := l.client.Pid(); return pid != 0 && pid != before })
+	for _, id := range []string{"before", "after"} {
+		l.gone(id)
+		l.noHookLeft(id)
+	}
+	lost := l.client.Lost()
+	slices.Sort(lost)
+	if !slices.Equal(lost, []string{"after", "before"}) {
+		t.Errorf("lost are %v", lost)
+	}
+	if got := outcomes(l.results(poststop)); got != "poststop first succeeded 0" {
+		t.Errorf("results %s", got)
+	}
+	if end, err := hookrun.ReadEnd(poststop.Bundle); err != nil || end.ExitCode != 3 {
+		t.Errorf("end %+v, %v", end, err)
+	}
+}
+
+func TestAHundredContainersWithHooks(t *testing.T) {
+	l := newLab(t)
+	const n = 100
+	var all sync.WaitGroup
+	errs := make(chan error, n)
+	requests := make([]task.CreateRequest, n)
+	for i := range n {
+		requests[i] = l.hooked(fmt.Sprintf("c%d", i), "exit 5", []hookrun.Hook{l.script("wait", "sleep 3")}, []hookrun.Hook{l.script("after", "sleep 1; printf $POUCH_EXIT_CODE")})
+	}
+	began := time.Now()
+	for _, r := range requests {
+		all.Go(func() {
+			if _, err := l.client.Create(l.ctx, r); err != nil {
+				errs <- err
+				return
+			}
+			if _, err := l.client.Start(l.ctx, r.ID); err != nil {
+				errs <- err
+				return
+			}
+			if exit, err := l.client.Wait(l.ctx, r.ID, ""); err != nil || exit.Code != 5 {
+				errs <- fmt.Errorf("%s: %+v, %w", r.ID, exit, err)
+			}
+		})
+	}
+	// Meanwhile others are served at once.
+	time.Sleep(2 * time.Second)
+	asked := time.Now()
+	if _, err := l.client.List(l.ctx); err != nil || time.Since(asked) > time.Second {
+		t.Errorf("list took %s, %v", time.Since(asked), err)
+	}
+	l.shell("other", "exit 0")
+	l.finish("other")
+	all.Wait()
+	close(errs)
+	for err := range errs {
+		t.Error(err)
+	}
+	t.Logf("%d containers took %s", n, time.Since(began))
+	if took := time.Since(began); took > 90*time.Second { // one after the other it would be 400 s
+		t.Errorf("they took %s", took)
+	}
+	for _, r := range requests {
+		l.finish(r.ID)
+		l.noHookLeft(r.ID)
+		if results := l.results(r); outcomes(results) != "prestart wait succeeded 0, poststop after succeeded 0" || results[1].Output != "5" {
+			t.Errorf("%s: %+v", r.ID, results)
+		}
+	}
+	// Nothing stays in the shim: a container with hooks costs it no descriptor and no thread.
+	fds := func() int { return l.entries("fd") }
+	before := fds()
+	for i := range 10 {
+		id := fmt.Sprintf("d%d", i)
+		l.run(l.hooked(id, "true", []hookrun.Hook{l.script("h", "true")}, []hookrun.Hook{l.script("h", "exit 1")}))
+		l.finish(id)
+	}
+	l.eventually("no descriptor is left in the shim", func() bool { return fds() <= before })
+}
+
+// entries counts what is in a folder of the shim's /proc.
+func (l *lab) entries(name string) int {
+	l.t.Helper()
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/%s", l.client.Pid(), name))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return len(list)
+}
