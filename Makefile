@@ -53,9 +53,13 @@ $(BIN)/pouch-init:
 
 # The daemon looks for its helpers beside itself. The same program with its failpoints compiled in, for the tests that kill it at a named step.
 .PHONY: build-tests
-build-tests: build
+build-tests: build probe
 	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS) failpoints" -ldflags '$(LDFLAGS)' -o $(BUILD)/failpoints/cri-pouch ./cmd/cri-pouch
 	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/failpoints/
+
+# The application of the tests of rich containers.
+.PHONY: probe
+probe:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BUILD)/rich/probe ./integration/rich/probe
 
 .PHONY: generate
@@ -106,7 +110,7 @@ kubernetes: ## build kubelet, control plane, kubectl and etcd from their Go modu
 
 # Pods mostly wait: more of them at a time than there are CPUs.
 .PHONY: test-kubelet
-test-kubelet: build kubernetes ## tests under a real kubelet and API server on a node of their own (as root)
+test-kubelet: build kubernetes probe rich-images ## tests under a real kubelet and API server on a node of their own (as root)
 	cd integration/kubelet && $(GO) test -tags "$(TAGS)" -count=1 -parallel 6 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) . | (cd ../.. && $(REPORT))
 
 .PHONY: test-race

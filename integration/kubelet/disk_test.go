@@ -18,7 +18,7 @@ import (
 )
 
 // diskSize is of the runtime's filesystem, in bytes. The kubelet calls it full when less than a quarter is free.
-const diskSize = 400 << 20
+const diskSize = 1200 << 20
 
 // bigSize is of an image's only layer, which does not compress: unpacked and as content it takes twice that.
 const bigSize = 60 << 20

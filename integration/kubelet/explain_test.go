@@ -14,7 +14,7 @@ import (
 // explain says what became of the pod of a failed test: its status, its events, and what kubelet and runtime logged.
 func (p *pod) explain(t testing.TB) {
 	t.Helper()
-	now, err := p.n.Client.CoreV1().Pods(namespace).Get(limited(t), p.name, metav1.GetOptions{})
+	now, err := p.n.Client.CoreV1().Pods(p.namespace).Get(limited(t), p.name, metav1.GetOptions{})
 	if err != nil {
 		t.Log(err)
 		return
@@ -29,7 +29,7 @@ func (p *pod) explain(t testing.TB) {
 			about = append(about, id)
 		}
 	}
-	events, err := p.n.Client.CoreV1().Events(namespace).List(limited(t), metav1.ListOptions{FieldSelector: "involvedObject.name=" + p.name})
+	events, err := p.n.Client.CoreV1().Events(p.namespace).List(limited(t), metav1.ListOptions{FieldSelector: "involvedObject.name=" + p.name})
 	if err != nil {
 		t.Log(err)
 		return

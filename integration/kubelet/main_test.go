@@ -67,6 +67,7 @@ func start(t testing.TB) *node {
 	}
 	o := cluster.Options{Binaries: filepath.Join(top, "build/kubernetes/bin"), DiskSize: diskSize}
 	o.Lab.Binary, o.Lab.CNIBin = filepath.Join(top, "bin/cri-pouch"), filepath.Join(top, "build/cni/bin")
+	o.Lab.Config = daemonConfig
 	for file, fix := range map[string]string{
 		filepath.Join(o.Binaries, "kubelet"): "make kubernetes", o.Lab.Binary: "make build",
 		filepath.Join(o.Lab.CNIBin, "bridge"): "make deps", lab.Busybox: "make deps",

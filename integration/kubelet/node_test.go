@@ -154,7 +154,7 @@ func TestStaticPodFollowsItsManifest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p := &pod{n: n, name: "static-" + n.Node()}
+	p := &pod{n: n, namespace: namespace, name: "static-" + n.Node()}
 	t.Cleanup(func() {
 		if t.Failed() {
 			p.explain(t)

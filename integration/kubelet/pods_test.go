@@ -34,9 +34,9 @@ func limited(t testing.TB) context.Context {
 
 // pod is a pod of the cluster that a test looks at.
 type pod struct {
-	n    *node
-	name string
-	uid  types.UID
+	n               *node
+	namespace, name string
+	uid             types.UID
 }
 
 // sh is a container that runs a shell script.
@@ -60,11 +60,11 @@ func podOf(name string, containers []corev1.Container, edits ...func(*corev1.Pod
 // create makes a pod, which is deleted when the test ends.
 func (n *node) create(t testing.TB, spec *corev1.Pod) *pod {
 	t.Helper()
-	made, err := n.Client.CoreV1().Pods(namespace).Create(limited(t), spec, metav1.CreateOptions{})
+	made, err := n.Client.CoreV1().Pods(spec.Namespace).Create(limited(t), spec, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatalf("create pod %s: %v", spec.GenerateName, err)
 	}
-	p := &pod{n, made.Name, made.UID}
+	p := &pod{n, made.Namespace, made.Name, made.UID}
 	t.Cleanup(func() {
 		if t.Failed() {
 			p.explain(t)
@@ -87,7 +87,7 @@ func (n *node) run(t testing.TB, spec *corev1.Pod) *pod {
 // await waits until ok is true of the pod, and gives it.
 func (p *pod) await(t testing.TB, what string, ok func(*corev1.Pod) bool) *corev1.Pod {
 	t.Helper()
-	seen, err := cluster.Await(limited(t), p.n.Client.CoreV1().RESTClient(), "pods", namespace, p.name, func(now *corev1.Pod) (bool, error) { return ok(now), nil })
+	seen, err := cluster.Await(limited(t), p.n.Client.CoreV1().RESTClient(), "pods", p.namespace, p.name, func(now *corev1.Pod) (bool, error) { return ok(now), nil })
 	if err != nil {
 		t.Fatalf("wait until %s: %v", what, err)
 	}
@@ -111,7 +111,7 @@ func isReady(p *corev1.Pod) bool {
 // get gives the pod as it is.
 func (p *pod) get(t testing.TB) *corev1.Pod {
 	t.Helper()
-	now, err := p.n.Client.CoreV1().Pods(namespace).Get(limited(t), p.name, metav1.GetOptions{})
+	now, err := p.n.Client.CoreV1().Pods(p.namespace).Get(limited(t), p.name, metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,11 +141,11 @@ func (p *pod) remove(t testing.TB) bool {
 	t.Helper()
 	grace := int64(1)
 	ctx := limited(t)
-	err := p.n.Client.CoreV1().Pods(namespace).Delete(ctx, p.name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
+	err := p.n.Client.CoreV1().Pods(p.namespace).Delete(ctx, p.name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
 	if err != nil && !strings.Contains(err.Error(), "not found") {
 		t.Errorf("delete pod %s: %v", p.name, err)
 	}
-	if err := cluster.AwaitGone(ctx, p.n.Client.CoreV1().RESTClient(), "pods", namespace, p.name); err != nil {
+	if err := cluster.AwaitGone(ctx, p.n.Client.CoreV1().RESTClient(), "pods", p.namespace, p.name); err != nil {
 		t.Error(err)
 		return false
 	}
@@ -161,7 +161,7 @@ func (p *pod) setImage(t testing.TB, container, image string) {
 func (p *pod) patchImage(t testing.TB, list, container, image string) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"spec":{%q:[{"name":%q,"image":%q}]}}`, list, container, image)
-	if _, err := p.n.Client.CoreV1().Pods(namespace).Patch(limited(t), p.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+	if _, err := p.n.Client.CoreV1().Pods(p.namespace).Patch(limited(t), p.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		t.Fatalf("set the image of %s: %v", container, err)
 	}
 }
@@ -169,7 +169,7 @@ func (p *pod) patchImage(t testing.TB, list, container, image string) {
 // log gives what a container has written so far; previous asks for its predecessor's.
 func (p *pod) log(t testing.TB, container string, previous bool) string {
 	t.Helper()
-	r, err := p.n.Client.CoreV1().Pods(namespace).GetLogs(p.name, &corev1.PodLogOptions{Container: container, Previous: previous}).Stream(limited(t))
+	r, err := p.n.Client.CoreV1().Pods(p.namespace).GetLogs(p.name, &corev1.PodLogOptions{Container: container, Previous: previous}).Stream(limited(t))
 	if err != nil {
 		t.Fatalf("log of %s: %v", container, err)
 	}
@@ -184,7 +184,7 @@ func (p *pod) log(t testing.TB, container string, previous bool) string {
 // awaitLog follows a container's log until it holds text.
 func (p *pod) awaitLog(t testing.TB, container, text string) {
 	t.Helper()
-	r, err := p.n.Client.CoreV1().Pods(namespace).GetLogs(p.name, &corev1.PodLogOptions{Container: container, Follow: true}).Stream(limited(t))
+	r, err := p.n.Client.CoreV1().Pods(p.namespace).GetLogs(p.name, &corev1.PodLogOptions{Container: container, Follow: true}).Stream(limited(t))
 	if err != nil {
 		t.Fatalf("log of %s: %v", container, err)
 	}
@@ -202,7 +202,7 @@ func (p *pod) awaitLog(t testing.TB, container, text string) {
 // awaitEvent waits for an event about a pod with this reason, whose message holds text.
 func (n *node) awaitEvent(t testing.TB, p *pod, reason, text string) {
 	t.Helper()
-	list := cache.NewFilteredListWatchFromClient(n.Client.CoreV1().RESTClient(), "events", namespace, func(o *metav1.ListOptions) {
+	list := cache.NewFilteredListWatchFromClient(n.Client.CoreV1().RESTClient(), "events", p.namespace, func(o *metav1.ListOptions) {
 		o.FieldSelector = "involvedObject.name=" + p.name
 	})
 	if _, err := toolswatch.UntilWithSync(limited(t), list, nil, nil, func(e watch.Event) (bool, error) {

@@ -23,7 +23,7 @@ var protocols = []string{"SPDY", "WebSocket"}
 
 // stream opens exec or attach of a pod, as kubectl does, until it ends or ctx does.
 func (p *pod) stream(ctx context.Context, protocol, subresource string, options runtime.Object, s remotecommand.StreamOptions) error {
-	url := p.n.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(p.name).SubResource(subresource).
+	url := p.n.Client.CoreV1().RESTClient().Post().Resource("pods").Namespace(p.namespace).Name(p.name).SubResource(subresource).
 		VersionedParams(options, scheme.ParameterCodec).URL()
 	executor, err := remotecommand.NewSPDYExecutor(p.n.Config, http.MethodPost, url)
 	if protocol == "WebSocket" {

@@ -161,7 +161,7 @@ func TestTwentyEditsInARow(t *testing.T) {
 // backOffs is how often the kubelet has said that it waits before it starts a container.
 func (p *pod) backOffs(t testing.TB) int32 {
 	t.Helper()
-	events, err := p.n.Client.CoreV1().Events(namespace).List(limited(t), metav1.ListOptions{FieldSelector: "reason=BackOff,involvedObject.name=" + p.name})
+	events, err := p.n.Client.CoreV1().Events(p.namespace).List(limited(t), metav1.ListOptions{FieldSelector: "reason=BackOff,involvedObject.name=" + p.name})
 	if err != nil {
 		t.Fatal(err)
 	}
