@@ -97,11 +97,11 @@ func TestUnitsOfAConfigMap(t *testing.T) {
 	}
 }
 
-// restarts ends the application of a container, by SIGUSR1, and waits until the kubelet has started it again.
+// restarts ends the application of a container and waits until the kubelet has started it again.
 func (p *pod) restarts(t testing.TB, container string) {
 	t.Helper()
 	before := statusOf(p.get(t), container)
-	p.inside(t, container, "kill -USR1 $(cat /tmp/app.pid)")
+	p.endApp(t, container)
 	p.await(t, "the container runs again", func(now *corev1.Pod) bool {
 		s := statusOf(now, container)
 		return s.RestartCount > before.RestartCount && s.State.Running != nil
@@ -132,7 +132,7 @@ func TestAnEditedAnnotationIsInForceForTheNextAttempt(t *testing.T) {
 	next("sbin-init", "/bin/busybox")
 	// An edit that cannot be obeyed is told, and taken back.
 	edit("machine")
-	p.inside(t, "app", "kill -USR1 $(cat /tmp/app.pid)")
+	p.endApp(t, "app")
 	n.awaitEvent(t, p, "Failed", `annotation rich.cri-pouch.io/mode.app: "machine" is no mode of a rich container`)
 	p.annotate(t, "mode.app", "")
 	p.await(t, "the container runs again", func(now *corev1.Pod) bool { return statusOf(now, "app").State.Running != nil })

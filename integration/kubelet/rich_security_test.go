@@ -81,22 +81,30 @@ func TestPodsOfTheRestrictedProfile(t *testing.T) {
 			t.Errorf("pid 1 and the application run as %s", got)
 		}
 	})
-	t.Run("systemd is refused with the fix", func(t *testing.T) {
-		t.Parallel()
-		p := n.create(t, podOf("refused", []corev1.Container{probe("app", systemd1, "wait")}, inNamespace("strict"), asUser(1000), restricted,
-			richAnnotations("mode", "systemd")))
-		now := p.await(t, "the container is refused", func(now *corev1.Pod) bool {
-			w := statusOf(now, "app").State.Waiting
-			return w != nil && w.Reason == "CreateContainerError"
-		})
-		message := statusOf(now, "app").State.Waiting.Message
-		for _, part := range []string{"rich.cri-pouch.io/mode", "user 1000", "hostUsers: false", "dumb-init", `namespace "strict"`, "rich.root_namespaces"} {
-			if !strings.Contains(message, part) {
-				t.Errorf("the container's status says %q, without %q", message, part)
+	for name, c := range map[string]struct {
+		edit  func(*corev1.Pod)
+		parts []string
+	}{
+		"systemd is refused with the fix":             {func(*corev1.Pod) {}, []string{"user 1000", "hostUsers: false", "dumb-init", `namespace "strict"`, "rich.root_namespaces"}},
+		"systemd is refused in a user namespace, too": {ownUsers, []string{"user 1000", "CAP_SETUID", "dumb-init"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := n.create(t, podOf("refused", []corev1.Container{probe("app", systemd1, "wait")}, inNamespace("strict"), asUser(1000), restricted,
+				richAnnotations("mode", "systemd"), c.edit))
+			now := p.await(t, "the container is refused", func(now *corev1.Pod) bool {
+				w := statusOf(now, "app").State.Waiting
+				return w != nil && w.Reason == "CreateContainerError"
+			})
+			message := statusOf(now, "app").State.Waiting.Message
+			for _, part := range append(c.parts, "rich.cri-pouch.io/mode") {
+				if !strings.Contains(message, part) {
+					t.Errorf("the container's status says %q, without %q", message, part)
+				}
 			}
-		}
-		n.awaitEvent(t, p, "Failed", "hostUsers: false")
-	})
+			n.awaitEvent(t, p, "Failed", c.parts[1])
+		})
+	}
 }
 
 // In a pod of the baseline profile the init is root; its application is the pod's user where that is allowed.

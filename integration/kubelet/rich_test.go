@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
+	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
 )
@@ -74,8 +75,10 @@ func richPodLives(t *testing.T, n *node, m richMachine) {
 	// stdout and stderr of the application and nothing else.
 	p.awaitLog(t, "web", "trouble")
 	p.awaitLog(t, "web", "version 1")
-	if got := p.log(t, "web", false); strings.Count(got, "\n") != 2 {
-		t.Errorf("log: %q", got)
+	for stream, want := range map[string]string{corev1.LogStreamStdout: "version 1\n", corev1.LogStreamStderr: "trouble\n"} {
+		if got := p.logStream(t, "web", stream); got != want {
+			t.Errorf("%s is %q, want %q", stream, got, want)
+		}
 	}
 	var stdout, stderr bytes.Buffer
 	err := p.stream(limited(t), "WebSocket", "exec", &corev1.PodExecOptions{
@@ -85,8 +88,8 @@ func richPodLives(t *testing.T, n *node, m richMachine) {
 	if !errors.As(err, &exit) || exit.ExitStatus() != 9 || stdout.String() != web.Env[0].Value+"\ntyped\n" || stderr.String() != "problem\n" {
 		t.Errorf("exec ends with %v, stdout %q, stderr %q", err, stdout.String(), stderr.String())
 	}
-	p.restartsWith(t, "the liveness probe fails", "touch /tmp/sick", 7, "ended by TERM\n")
-	p.restartsWith(t, "the application ends by itself", "kill -USR1 $(cat /tmp/app.pid)", 3, "ended by USR1\n")
+	p.restartsWith(t, "the liveness probe fails", func() { p.inside(t, "web", "touch /tmp/sick") }, 7, "ended by TERM\n")
+	p.restartsWith(t, "the application ends by itself", func() { p.endApp(t, "web") }, 3, "ended by USR1\n")
 	for _, file := range []string{"asked", "stopped"} {
 		if err := os.Remove(filepath.Join(witness, file)); err != nil && (file == "asked" || m.services) {
 			t.Error(err)
@@ -104,12 +107,33 @@ func richPodLives(t *testing.T, n *node, m richMachine) {
 	}
 }
 
-// restartsWith runs a script in the container web, whose application ends by that with a code and a termination message. It
-// waits until the kubelet has started web again, and everything else must be as before.
-func (p *pod) restartsWith(t *testing.T, why, script string, code int32, message string) {
+// logStream gives what a container has written to one of its streams.
+func (p *pod) logStream(t testing.TB, container, stream string) string {
+	t.Helper()
+	b, err := p.n.Client.CoreV1().Pods(p.namespace).GetLogs(p.name, &corev1.PodLogOptions{Container: container, Stream: &stream}).DoRaw(limited(t))
+	if err != nil {
+		t.Fatalf("%s of %s: %v", stream, container, err)
+	}
+	return string(b)
+}
+
+// endApp sends SIGUSR1 to the application richApp of a container.
+func (p *pod) endApp(t testing.TB, container string) {
+	t.Helper()
+	r, err := p.n.Lab.Daemon.Runtime.ExecSync(limited(t), &runtime.ExecSyncRequest{
+		ContainerId: idOf(statusOf(p.get(t), container)), Cmd: []string{"sh", "-c", "kill -USR1 $(cat /tmp/app.pid)"}, Timeout: 30})
+	// The application's end may be the container's before the shell has ended.
+	if err != nil || r.ExitCode != 0 && r.ExitCode != 137 {
+		t.Fatalf("end the application of %s: %s%s (code %d, %v)", container, r.GetStdout(), r.GetStderr(), r.GetExitCode(), err)
+	}
+}
+
+// restartsWith has the application of the container web ended, with a code and a termination message. It waits until the
+// kubelet has started web again, and everything else must be as before.
+func (p *pod) restartsWith(t *testing.T, why string, end func(), code int32, message string) {
 	t.Helper()
 	before := p.look(t, "web")
-	p.inside(t, "web", script)
+	end()
 	now := p.await(t, "the container runs again after "+why, func(now *corev1.Pod) bool {
 		s := statusOf(now, "web")
 		return s.RestartCount == before.edited.RestartCount+1 && s.Ready
@@ -166,7 +190,7 @@ func TestAnOOMOfAServiceIsNotThePods(t *testing.T) {
 	if s := statusOf(p.get(t), "web"); s.State.Running == nil || !s.Ready {
 		t.Fatalf("after the service's end: %+v", s.State)
 	}
-	p.inside(t, "web", "kill -USR1 $(cat /tmp/app.pid)")
+	p.endApp(t, "web")
 	now := p.await(t, "the pod has failed", func(now *corev1.Pod) bool { return now.Status.Phase == corev1.PodFailed })
 	if s := statusOf(now, "web").State.Terminated; s.ExitCode != 3 || s.Reason != "Error" || s.Message != "ended by USR1\n" {
 		t.Errorf("the application: %+v", s)
