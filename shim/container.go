@@ -37,6 +37,7 @@ type container struct {
 	outer      *outerCgroup // nil: its processes live in the cgroup with the limits
 	hooks      *hooks       // nil: it has none
 	ofHook     bool         // it is no client's, a hook runs in it
+	node       *nodeHooks   // nil: no hook of the node concerns it
 
 	killed atomic.Bool // by SIGKILL, through us
 

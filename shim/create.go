@@ -70,15 +70,20 @@ func (c *container) build(spec *specs.Spec) (err error) {
 		c.hooks, err = newHooks(c, spec)
 	}
 	if err == nil {
+		c.node, err = newNodeHooks(c, spec)
+	}
+	if err == nil {
 		err = c.prepare()
 	}
 	if err != nil {
 		c.s.forget(c)
 		return fmt.Errorf("create container %s: %w", c.id, err)
 	}
-	after, err := within(createLimit, "creation", c.killLate, func() error {
+	c.node.install(config)
+	after, err := within(createLimit+c.node.extra(), "creation", c.killLate, func() error {
 		return c.s.launched(func() error { return c.launch(config, spec.Process) })
 	})
+	err = c.node.explain(err)
 	if err == nil {
 		go c.watch()
 		return nil
@@ -153,6 +158,7 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 		return err
 	}
 	err = c.lc.Start(lp)
+	c.node.created()
 	theirs.close()
 	if err == nil {
 		if tty, ok := io.(interface{ receive() error }); ok {
@@ -247,9 +253,12 @@ func (c *container) undo() {
 	runtime.GC()
 }
 
-// clear removes the container's folders and frees its ID.
+// clear removes the container's folders, which is the end of it for the node's hooks, and frees its ID.
 func (s *Server) clear(c *container) error {
 	err := errors.Join(os.RemoveAll(s.dir.Container(c.id)), os.RemoveAll(filepath.Join(s.dir.Libcontainer(), c.id)))
+	if c.lc != nil {
+		c.node.poststop()
+	}
 	s.forget(c)
 	if err != nil {
 		return fmt.Errorf("remove state of container %s: %w", c.id, err)

@@ -9,8 +9,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -79,6 +81,9 @@ func (c *container) run() error {
 			return err
 		}
 	}
+	if err := c.node.run(hookrun.StartContainer, specs.StateCreated, c.init.pid); err != nil {
+		return err
+	}
 	now := time.Now() // before the program can be seen running, so that no child of it is older
 	if err := c.release(); err != nil {
 		return err
@@ -89,7 +94,7 @@ func (c *container) run() error {
 		c.status = task.Running
 	}
 	c.mu.Unlock()
-	return nil
+	return c.node.run(hookrun.Poststart, specs.StateRunning, c.init.pid)
 }
 
 // errDestroyed says why a start has come to an end.

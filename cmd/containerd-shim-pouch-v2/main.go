@@ -67,7 +67,7 @@ func serve(state string, verbose bool) error {
 		return err
 	}
 	logrus.SetOutput(file) // libcontainer logs there too
-	logrus.SetFormatter(&logrus.TextFormatter{DisableColors: true, FullTimestamp: true})
+	logrus.SetFormatter(formatter{&logrus.TextFormatter{DisableColors: true, FullTimestamp: true}})
 	if verbose {
 		logrus.SetLevel(logrus.DebugLevel)
 	}

@@ -45,6 +45,10 @@ const resultsMax = 4 << 20
 
 // WriteResults replaces a bundle's results. Whoever reads at the same time sees the old ones or the new ones.
 func WriteResults(bundle string, results []Result) error {
+	return writeResults(bundle, ResultsFile, results)
+}
+
+func writeResults(bundle, name string, results []Result) error {
 	text, err := json.Marshal(results)
 	if err != nil {
 		return fmt.Errorf("encode the results of hooks: %w", err)
