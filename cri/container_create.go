@@ -44,17 +44,17 @@ func (s *Service) CreateContainer(ctx context.Context, r *runtime.CreateContaine
 		return nil, err
 	}
 	digest := containerDigest(sb.id, cfg)
-	id, err := s.containerNames.create(ctx, containerName(sb.id, cfg), digest, s.containerMaker(sb, cfg, digest))
+	id, err := s.containerNames.create(ctx, containerName(sb.id, cfg), digest, s.containerMaker(sb, cfg, annotations, digest))
 	if err != nil {
 		return nil, err
 	}
 	return &runtime.CreateContainerResponse{ContainerId: id}, nil
 }
 
-func (s *Service) containerMaker(sb *sandbox, cfg model.ContainerConfig, digest string) maker {
+func (s *Service) containerMaker(sb *sandbox, cfg model.ContainerConfig, pod map[string]string, digest string) maker {
 	return maker{
 		what: "container", limit: containerLimit,
-		make: func(ctx context.Context) (string, error) { return s.makeContainer(ctx, sb, cfg, digest) },
+		make: func(ctx context.Context) (string, error) { return s.makeContainer(ctx, sb, cfg, pod, digest) },
 		destroy: func(ctx context.Context, id string) error {
 			c, err := s.index.container(id)
 			if err != nil {
@@ -88,8 +88,8 @@ func (s *Service) enter(ctx context.Context, sb *sandbox) (leave func(), err err
 	return func() { sb.use.Release(1) }, nil
 }
 
-// makeContainer does the work of CreateContainer: everything, or nothing and an error.
-func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.ContainerConfig, digest string) (_ string, err error) {
+// makeContainer does the work of CreateContainer: everything, or nothing and an error. pod are the pod's annotations.
+func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.ContainerConfig, pod map[string]string, digest string) (_ string, err error) {
 	leave, err := s.enter(ctx, sb)
 	if err != nil {
 		return "", err
@@ -129,6 +129,9 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 		return "", err
 	}
 	rec.User, rec.Argv, rec.StopSignal = out.User, out.Argv, out.StopSignal
+	if err := s.addNodeHooks(rec, pod, out); err != nil {
+		return "", err
+	}
 	failpoint.Hit("container.prepared")
 	steps.Keep()
 	s.index.addContainer(newContainer(rec))

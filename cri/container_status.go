@@ -8,6 +8,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -73,6 +74,9 @@ func (s *Service) containerInfo(v view) map[string]any {
 	}
 	if hooked(v.rec) {
 		info["hooks"] = s.hookResults(v.rec)
+	}
+	if results, err := hookrun.ReadNodeResults(s.bundleDir(v.rec.ID)); err == nil && results != nil {
+		info["nodeHooks"] = results
 	}
 	return map[string]any{"info": info}
 }

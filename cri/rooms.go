@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 
+	"github.com/cri-pouch/cri-pouch/hooks"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
@@ -93,6 +94,14 @@ type Volumes interface {
 	Purge(ctx context.Context) error
 	// Usage is what the volumes of containers of this name take.
 	Usage(ctx context.Context, pod, container string) (snapshot.FSUsage, error)
+}
+
+// NodeHooks is what the service needs of package hooks for the hooks that the node's administrator declares.
+type NodeHooks interface {
+	// Select gives the hooks for one container, in their order.
+	Select(s hooks.NodeSubject) hooks.NodeSelection
+	// List gives all files, those that are not used with the reason.
+	List() []hooks.NodeFile
 }
 
 // SandboxRecords stores the records of sandboxes, each with the lease that holds its things.

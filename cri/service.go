@@ -46,6 +46,7 @@ type Options struct {
 	Spec          *spec.Builder
 	Rich          richcontainer.Node // its zero value serves no rich container
 	Hooks         hooks.Rules        // its zero value allows hooks what their containers have
+	NodeHooks     NodeHooks          // nil: the node has none
 	Cgroups       cgrouptree.Mounts  // nil: a pod's use is the sum of its containers'
 	Log           *logrus.Entry
 	Journal       *journal.Journal      // nil: nothing is kept
@@ -68,6 +69,7 @@ type Service struct {
 	chores         *chores
 	events         *broadcast
 	upgrades       *upgradeMetrics
+	nodeFailures   *prometheus.CounterVec
 	followers      *followers
 	hookFigures    *hookMetrics
 	bootID         string
@@ -83,6 +85,7 @@ func New(o Options) *Service {
 		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), hookFigures: newHookMetrics(o.Metrics), bootID: readBootID(),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
+	s.nodeFailures = newNodeHookFailures(o.Metrics)
 	s.followers = newFollowers(s)
 	return s
 }

@@ -30,11 +30,6 @@ const (
 	nodeExtension = ".json"
 )
 
-// NodeStages are the stages that a file can name, in the order in which they come in a container's life.
-var nodeStages = []hookrun.Stage{
-	hookrun.Prestart, hookrun.CreateRuntime, hookrun.CreateContainer, hookrun.StartContainer, hookrun.Poststart, hookrun.Poststop,
-}
-
 // NodeFile is one file of a folder of hooks.
 type NodeFile struct {
 	Path   string
@@ -203,8 +198,8 @@ func (f *NodeFile) takeStages(names []string) error {
 	}
 	for i, name := range names {
 		stage := hookrun.Stage(name)
-		if !slices.Contains(nodeStages, stage) {
-			return fmt.Errorf("stages[%d] %.40q is none of %s", i, name, joinStages(nodeStages))
+		if !slices.Contains(NodeStages(), stage) {
+			return fmt.Errorf("stages[%d] %.40q is none of %s", i, name, joinStages(NodeStages()))
 		}
 		if slices.Contains(f.Stages, stage) {
 			return fmt.Errorf("stages[%d] %q stands there twice", i, name)
@@ -244,4 +239,11 @@ func (f NodeFile) checkProgram() error {
 		return fmt.Errorf("hook.path %s: %w", f.Hook.Path, err)
 	}
 	return nil
+}
+
+// NodeStages are the stages that a file can name, in the order in which they come in a container's life.
+func NodeStages() []hookrun.Stage {
+	return []hookrun.Stage{
+		hookrun.Prestart, hookrun.CreateRuntime, hookrun.CreateContainer, hookrun.StartContainer, hookrun.Poststart, hookrun.Poststop,
+	}
 }

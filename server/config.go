@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cri-pouch/cri-pouch/hooks"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
 // Config is everything that can be set, by TOML path. Every key has a row in keys(), with its documentation and its
@@ -73,10 +74,13 @@ type Rich struct {
 	ComponentsDir  string   `toml:"components_dir"`
 }
 
-// Hooks says what the hooks of pods may have.
+// Hooks says what the hooks of pods may have, and where the node's own are declared.
 type Hooks struct {
-	MaxTimeout Duration `toml:"max_timeout"`
-	Grants     []string `toml:"grants"`
+	MaxTimeout     Duration `toml:"max_timeout"`
+	Grants         []string `toml:"grants"`
+	Dirs           []string `toml:"hooks_dirs"`
+	NodeTimeout    Duration `toml:"node_timeout"`
+	NodeTimeoutMax Duration `toml:"node_timeout_max"`
 }
 
 // Network says where CNI's parts are.
@@ -138,8 +142,12 @@ func Default() Config {
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
 		},
-		Rich:    Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}, ComponentsDir: "/etc/cri-pouch/components.d"},
-		Hooks:   Hooks{MaxTimeout: Duration(hooks.PrestartLimit), Grants: []string{}},
+		Rich: Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}, ComponentsDir: "/etc/cri-pouch/components.d"},
+		Hooks: Hooks{
+			MaxTimeout: Duration(hooks.PrestartLimit), Grants: []string{},
+			Dirs:        []string{"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"},
+			NodeTimeout: Duration(10 * time.Second), NodeTimeoutMax: Duration(hookrun.NodeStartLimit),
+		},
 		Network: Network{CNIConfDir: "/etc/cni/net.d", CNIBinDirs: []string{"/opt/cni/bin", "/usr/lib/cni"}},
 		Images: Images{
 			RegistryConfigDir: "/etc/cri-pouch/certs.d", MaxConcurrentDownloads: 4, UnpackConcurrency: 2,

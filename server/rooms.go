@@ -105,10 +105,15 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	r.add("connection to the shim", shim.Close)
+	nodeHooks, err := c.openNodeHooks(o.Log.WithField("room", "hooks"), registry)
+	if err != nil {
+		return nil, err
+	}
+	r.add("the node's hooks", nodeHooks.Close)
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
-		Hooks:   c.hookRules(),
+		Hooks: c.hookRules(), NodeHooks: nodeHooks,
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })

@@ -20,14 +20,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
-const (
-	// nodeStartLimit bounds all hooks of the node together that hold up a container's start, nodeStopLimit those after its
-	// end. The kubelet waits two minutes for a start, in which the container's own hooks have to fit too.
-	nodeStartLimit = 30 * time.Second
-	nodeStopLimit  = 30 * time.Second
-	// nodeGrace is what createContainer hooks may be late before they are ended from outside.
-	nodeGrace = time.Second
-)
+// nodeGrace is what createContainer hooks may be late before they are ended from outside.
+const nodeGrace = time.Second
 
 // nodeHooks are the hooks of the node for one container: programs of the administrator's, as the OCI specification has them.
 // The nil value has none.
@@ -40,7 +34,7 @@ type nodeHooks struct {
 	stop    sync.Once
 
 	mu        sync.Mutex
-	left      time.Duration // of nodeStartLimit
+	left      time.Duration // of hookrun.NodeStartLimit
 	results   []hookrun.Result
 	createdBy func() // ends the guard of createContainer hooks
 }
@@ -54,7 +48,7 @@ func newNodeHooks(c *container, spec *specs.Spec) (*nodeHooks, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	h := &nodeHooks{c: c, hooks: *spec.Hooks, plan: plan, process: spec.Process, left: nodeStartLimit}
+	h := &nodeHooks{c: c, hooks: *spec.Hooks, plan: plan, process: spec.Process, left: hookrun.NodeStartLimit}
 	annotations := maps.Clone(plan.Annotations)
 	if annotations == nil {
 		annotations = map[string]string{}
@@ -115,7 +109,7 @@ func environment(hook specs.Hook) []string { return append([]string{}, hook.Env.
 
 // limit is the deadline of one hook.
 func (h *nodeHooks) limit(hook specs.Hook) time.Duration {
-	limit := nodeStartLimit
+	limit := hookrun.NodeStartLimit
 	if hook.Timeout != nil {
 		limit = min(limit, time.Duration(*hook.Timeout)*time.Second)
 	}
@@ -129,7 +123,7 @@ func (h *nodeHooks) extra() time.Duration {
 	if h == nil {
 		return 0
 	}
-	return nodeStartLimit + nodeGrace
+	return hookrun.NodeStartLimit + nodeGrace
 }
 
 // run runs the hooks of one stage in order; the first that fails ends it.
@@ -143,7 +137,7 @@ func (h *nodeHooks) run(stage hookrun.Stage, status specs.ContainerState, pid in
 		var r hookrun.Result
 		switch {
 		case limit <= 0:
-			r = hookrun.Result{Outcome: hookrun.Skipped, Message: fmt.Sprintf("the node's hooks have used up the %s that they have together at the start of a container", nodeStartLimit)}
+			r = hookrun.Result{Outcome: hookrun.Skipped, Message: fmt.Sprintf("the node's hooks have used up the %s that they have together at the start of a container", hookrun.NodeStartLimit)}
 		case stage == hookrun.StartContainer:
 			r = h.runInside(hook, state, limit)
 		default:
@@ -166,13 +160,13 @@ func (h *nodeHooks) poststop() {
 		return
 	}
 	h.stop.Do(func() {
-		state, deadline := h.state(specs.StateStopped, 0), time.Now().Add(nodeStopLimit)
+		state, deadline := h.state(specs.StateStopped, 0), time.Now().Add(hookrun.NodeStopLimit)
 		for i, hook := range h.hooks.Poststop {
 			limit := time.Until(deadline)
 			if hook.Timeout != nil {
 				limit = min(limit, time.Duration(*hook.Timeout)*time.Second)
 			}
-			r := hookrun.Result{Outcome: hookrun.Skipped, Message: fmt.Sprintf("the node's hooks have used up the %s that they have together after the end of a container", nodeStopLimit)}
+			r := hookrun.Result{Outcome: hookrun.Skipped, Message: fmt.Sprintf("the node's hooks have used up the %s that they have together after the end of a container", hookrun.NodeStopLimit)}
 			if limit > 0 {
 				r = runOnHost(hook, state, limit)
 			}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -24,6 +25,13 @@ const (
 const (
 	NodePlanFile    = "node.json"         // NodePlan
 	NodeResultsFile = "node-results.json" // []Result
+)
+
+// NodeStartLimit bounds all hooks of the node together that hold up a container's start, NodeStopLimit those after its end.
+// The kubelet waits two minutes for a start, in which the container's own hooks have to fit too.
+const (
+	NodeStartLimit = 30 * time.Second
+	NodeStopLimit  = 30 * time.Second
 )
 
 // NodePlan is what the shim has to know of the node's hooks beyond the OCI specification, where the hooks themselves stand.

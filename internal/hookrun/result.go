@@ -53,7 +53,7 @@ func writeResults(bundle, name string, results []Result) error {
 	if err != nil {
 		return fmt.Errorf("encode the results of hooks: %w", err)
 	}
-	return replace(filepath.Join(bundle, Dir, ResultsFile), text)
+	return replace(filepath.Join(bundle, Dir, name), text)
 }
 
 // ReadResults reads a bundle's results so far, in the order in which the hooks ran; none where none has run.

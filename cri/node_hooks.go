@@ -1,0 +1,79 @@
+package cri
+
+import (
+	"maps"
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/hooks"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+)
+
+// addNodeHooks puts the node's hooks that concern a container into its specification. What they match is what the container
+// will be: in a rich one both the init and the application count as its command.
+func (s *Service) addNodeHooks(rec model.Container, pod map[string]string, out spec.Output) error {
+	if s.NodeHooks == nil {
+		return nil
+	}
+	annotations := maps.Clone(pod)
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	maps.Copy(annotations, rec.Config.Annotations)
+	subject := hooks.NodeSubject{Annotations: annotations, BindMounts: hasBindMounts(rec.Config)}
+	for _, argv := range [][]string{out.Spec.Process.Args, out.Argv} {
+		if len(argv) > 0 && !slices.Contains(subject.Commands, argv[0]) {
+			subject.Commands = append(subject.Commands, argv[0])
+		}
+	}
+	chosen := s.NodeHooks.Select(subject)
+	if chosen.Hooks == nil {
+		return nil
+	}
+	plan := hookrun.NodePlan{Files: chosen.Files, Annotations: annotations}
+	if err := plan.Write(s.bundleDir(rec.ID)); err != nil {
+		return err
+	}
+	out.Spec.Hooks = chosen.Hooks
+	return s.writeSpec(rec.ID, out.Spec)
+}
+
+// hasBindMounts says whether the request mounts anything of the node's into the container. Volumes that the image declares
+// are not asked for by it.
+func hasBindMounts(c model.ContainerConfig) bool {
+	return slices.ContainsFunc(c.Mounts, func(m model.Mount) bool { return m.HostPath != "" })
+}
+
+func newNodeHookFailures(r prometheus.Registerer) *prometheus.CounterVec {
+	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cri_pouch_node_hook_failures_total", Help: "Hooks of the node that did not succeed, by stage.",
+	}, []string{"stage"})
+	for _, stage := range hooks.NodeStages() {
+		failures.WithLabelValues(string(stage)) // a rate needs the zero
+	}
+	if r != nil {
+		r.MustRegister(failures)
+	}
+	return failures
+}
+
+// noteNodeHooks counts the node's hooks of a container that failed: those up to its start, or those after its end.
+func (s *Service) noteNodeHooks(c *container, ended bool) {
+	results, err := hookrun.ReadNodeResults(s.bundleDir(c.id))
+	log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
+	if err != nil {
+		log.WithError(err).Warn("what became of the node's hooks is not known")
+	}
+	for _, r := range results {
+		if (r.Stage == hookrun.Poststop) != ended || r.Outcome == hookrun.Succeeded {
+			continue
+		}
+		s.nodeFailures.WithLabelValues(string(r.Stage)).Inc()
+		log.WithFields(logrus.Fields{"hook": r.Name, "stage": r.Stage, "outcome": r.Outcome, "code": r.ExitCode, "output": r.Output}).
+			Warn("a hook of the node failed")
+	}
+}
