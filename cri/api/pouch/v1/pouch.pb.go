@@ -1602,6 +1602,256 @@ func (x *InitLogResponse) GetText() []byte {
 	return nil
 }
 
+type ListHooksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHooksRequest) Reset() {
+	*x = ListHooksRequest{}
+	mi := &file_pouch_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHooksRequest) ProtoMessage() {}
+
+func (x *ListHooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHooksRequest.ProtoReflect.Descriptor instead.
+func (*ListHooksRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{19}
+}
+
+type ListHooksResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         []*HookFile            `protobuf:"bytes,1,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHooksResponse) Reset() {
+	*x = ListHooksResponse{}
+	mi := &file_pouch_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHooksResponse) ProtoMessage() {}
+
+func (x *ListHooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHooksResponse.ProtoReflect.Descriptor instead.
+func (*ListHooksResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListHooksResponse) GetFiles() []*HookFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// HookFile is one file of hooks.hooks_dirs (oci-hooks(5)). Of one that cannot be read there is only file and error.
+type HookFile struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	File           string                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`     // its path
+	Stages         []string               `protobuf:"bytes,2,rep,name=stages,proto3" json:"stages,omitempty"` // prestart, createRuntime, createContainer, startContainer, poststart, poststop
+	Path           string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`     // of the program: on the node, for startContainer in the container
+	Args           []string               `protobuf:"bytes,4,rep,name=args,proto3" json:"args,omitempty"`
+	Env            []string               `protobuf:"bytes,5,rep,name=env,proto3" json:"env,omitempty"`
+	TimeoutSeconds int64                  `protobuf:"varint,6,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"` // what is in force
+	When           *HookCondition         `protobuf:"bytes,7,opt,name=when,proto3" json:"when,omitempty"`
+	Error          string                 `protobuf:"bytes,8,opt,name=error,proto3" json:"error,omitempty"` // why it is not used; empty: it is
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *HookFile) Reset() {
+	*x = HookFile{}
+	mi := &file_pouch_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HookFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HookFile) ProtoMessage() {}
+
+func (x *HookFile) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HookFile.ProtoReflect.Descriptor instead.
+func (*HookFile) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *HookFile) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *HookFile) GetStages() []string {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+func (x *HookFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HookFile) GetArgs() []string {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *HookFile) GetEnv() []string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *HookFile) GetTimeoutSeconds() int64 {
+	if x != nil {
+		return x.TimeoutSeconds
+	}
+	return 0
+}
+
+func (x *HookFile) GetWhen() *HookCondition {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
+func (x *HookFile) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// HookCondition says which containers a hook is for: those for which everything that is given is so.
+type HookCondition struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Always        *bool                  `protobuf:"varint,1,opt,name=always,proto3,oneof" json:"always,omitempty"`
+	Annotations   map[string]string      `protobuf:"bytes,2,rep,name=annotations,proto3" json:"annotations,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // regular expressions
+	Commands      []string               `protobuf:"bytes,3,rep,name=commands,proto3" json:"commands,omitempty"`                                                                                 // regular expressions
+	HasBindMounts *bool                  `protobuf:"varint,4,opt,name=has_bind_mounts,json=hasBindMounts,proto3,oneof" json:"has_bind_mounts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HookCondition) Reset() {
+	*x = HookCondition{}
+	mi := &file_pouch_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HookCondition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HookCondition) ProtoMessage() {}
+
+func (x *HookCondition) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HookCondition.ProtoReflect.Descriptor instead.
+func (*HookCondition) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *HookCondition) GetAlways() bool {
+	if x != nil && x.Always != nil {
+		return *x.Always
+	}
+	return false
+}
+
+func (x *HookCondition) GetAnnotations() map[string]string {
+	if x != nil {
+		return x.Annotations
+	}
+	return nil
+}
+
+func (x *HookCondition) GetCommands() []string {
+	if x != nil {
+		return x.Commands
+	}
+	return nil
+}
+
+func (x *HookCondition) GetHasBindMounts() bool {
+	if x != nil && x.HasBindMounts != nil {
+		return *x.HasBindMounts
+	}
+	return false
+}
+
 var File_pouch_proto protoreflect.FileDescriptor
 
 const file_pouch_proto_rawDesc = "" +
@@ -1747,7 +1997,29 @@ const file_pouch_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\"H\n" +
 	"\x0fInitLogResponse\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
-	"\x04text\x18\x02 \x01(\fR\x04text*U\n" +
+	"\x04text\x18\x02 \x01(\fR\x04text\"\x12\n" +
+	"\x10ListHooksRequest\"=\n" +
+	"\x11ListHooksResponse\x12(\n" +
+	"\x05files\x18\x01 \x03(\v2\x12.pouch.v1.HookFileR\x05files\"\xdc\x01\n" +
+	"\bHookFile\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x16\n" +
+	"\x06stages\x18\x02 \x03(\tR\x06stages\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x12\n" +
+	"\x04args\x18\x04 \x03(\tR\x04args\x12\x10\n" +
+	"\x03env\x18\x05 \x03(\tR\x03env\x12'\n" +
+	"\x0ftimeout_seconds\x18\x06 \x01(\x03R\x0etimeoutSeconds\x12+\n" +
+	"\x04when\x18\a \x01(\v2\x17.pouch.v1.HookConditionR\x04when\x12\x14\n" +
+	"\x05error\x18\b \x01(\tR\x05error\"\xa0\x02\n" +
+	"\rHookCondition\x12\x1b\n" +
+	"\x06always\x18\x01 \x01(\bH\x00R\x06always\x88\x01\x01\x12J\n" +
+	"\vannotations\x18\x02 \x03(\v2(.pouch.v1.HookCondition.AnnotationsEntryR\vannotations\x12\x1a\n" +
+	"\bcommands\x18\x03 \x03(\tR\bcommands\x12+\n" +
+	"\x0fhas_bind_mounts\x18\x04 \x01(\bH\x01R\rhasBindMounts\x88\x01\x01\x1a>\n" +
+	"\x10AnnotationsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\t\n" +
+	"\a_alwaysB\x12\n" +
+	"\x10_has_bind_mounts*U\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vCAUSE_FIRST\x10\x01\x12\x11\n" +
@@ -1758,7 +2030,7 @@ const file_pouch_proto_rawDesc = "" +
 	"\x18GENERATION_STATE_CREATED\x10\x01\x12\x1c\n" +
 	"\x18GENERATION_STATE_RUNNING\x10\x02\x12\x1b\n" +
 	"\x17GENERATION_STATE_EXITED\x10\x03\x12\x1c\n" +
-	"\x18GENERATION_STATE_REMOVED\x10\x042\x99\x03\n" +
+	"\x18GENERATION_STATE_REMOVED\x10\x042\xdf\x03\n" +
 	"\x05Pouch\x12L\n" +
 	"\vImportImage\x12\x1c.pouch.v1.ImportImageRequest\x1a\x1d.pouch.v1.ImportImageResponse(\x01\x12I\n" +
 	"\n" +
@@ -1766,7 +2038,8 @@ const file_pouch_proto_rawDesc = "" +
 	"\aHistory\x12\x18.pouch.v1.HistoryRequest\x1a\x19.pouch.v1.HistoryResponse\x12=\n" +
 	"\x06Events\x12\x17.pouch.v1.EventsRequest\x1a\x18.pouch.v1.EventsResponse0\x01\x128\n" +
 	"\x05Units\x12\x16.pouch.v1.UnitsRequest\x1a\x17.pouch.v1.UnitsResponse\x12>\n" +
-	"\aInitLog\x12\x18.pouch.v1.InitLogRequest\x1a\x19.pouch.v1.InitLogResponseB9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
+	"\aInitLog\x12\x18.pouch.v1.InitLogRequest\x1a\x19.pouch.v1.InitLogResponse\x12D\n" +
+	"\tListHooks\x12\x1a.pouch.v1.ListHooksRequest\x1a\x1b.pouch.v1.ListHooksResponseB9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
 
 var (
 	file_pouch_proto_rawDescOnce sync.Once
@@ -1781,7 +2054,7 @@ func file_pouch_proto_rawDescGZIP() []byte {
 }
 
 var file_pouch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_pouch_proto_goTypes = []any{
 	(Cause)(0),                  // 0: pouch.v1.Cause
 	(GenerationState)(0),        // 1: pouch.v1.GenerationState
@@ -1804,6 +2077,11 @@ var file_pouch_proto_goTypes = []any{
 	(*Process)(nil),             // 18: pouch.v1.Process
 	(*InitLogRequest)(nil),      // 19: pouch.v1.InitLogRequest
 	(*InitLogResponse)(nil),     // 20: pouch.v1.InitLogResponse
+	(*ListHooksRequest)(nil),    // 21: pouch.v1.ListHooksRequest
+	(*ListHooksResponse)(nil),   // 22: pouch.v1.ListHooksResponse
+	(*HookFile)(nil),            // 23: pouch.v1.HookFile
+	(*HookCondition)(nil),       // 24: pouch.v1.HookCondition
+	nil,                         // 25: pouch.v1.HookCondition.AnnotationsEntry
 }
 var file_pouch_proto_depIdxs = []int32{
 	4,  // 0: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
@@ -1815,23 +2093,28 @@ var file_pouch_proto_depIdxs = []int32{
 	16, // 6: pouch.v1.UnitsResponse.application:type_name -> pouch.v1.Application
 	17, // 7: pouch.v1.UnitsResponse.units:type_name -> pouch.v1.Unit
 	18, // 8: pouch.v1.UnitsResponse.processes:type_name -> pouch.v1.Process
-	2,  // 9: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
-	5,  // 10: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
-	8,  // 11: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
-	11, // 12: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
-	14, // 13: pouch.v1.Pouch.Units:input_type -> pouch.v1.UnitsRequest
-	19, // 14: pouch.v1.Pouch.InitLog:input_type -> pouch.v1.InitLogRequest
-	3,  // 15: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
-	6,  // 16: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
-	9,  // 17: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
-	12, // 18: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
-	15, // 19: pouch.v1.Pouch.Units:output_type -> pouch.v1.UnitsResponse
-	20, // 20: pouch.v1.Pouch.InitLog:output_type -> pouch.v1.InitLogResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	23, // 9: pouch.v1.ListHooksResponse.files:type_name -> pouch.v1.HookFile
+	24, // 10: pouch.v1.HookFile.when:type_name -> pouch.v1.HookCondition
+	25, // 11: pouch.v1.HookCondition.annotations:type_name -> pouch.v1.HookCondition.AnnotationsEntry
+	2,  // 12: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
+	5,  // 13: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
+	8,  // 14: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
+	11, // 15: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
+	14, // 16: pouch.v1.Pouch.Units:input_type -> pouch.v1.UnitsRequest
+	19, // 17: pouch.v1.Pouch.InitLog:input_type -> pouch.v1.InitLogRequest
+	21, // 18: pouch.v1.Pouch.ListHooks:input_type -> pouch.v1.ListHooksRequest
+	3,  // 19: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
+	6,  // 20: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
+	9,  // 21: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
+	12, // 22: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
+	15, // 23: pouch.v1.Pouch.Units:output_type -> pouch.v1.UnitsResponse
+	20, // 24: pouch.v1.Pouch.InitLog:output_type -> pouch.v1.InitLogResponse
+	22, // 25: pouch.v1.Pouch.ListHooks:output_type -> pouch.v1.ListHooksResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_pouch_proto_init() }
@@ -1843,13 +2126,14 @@ func file_pouch_proto_init() {
 	file_pouch_proto_msgTypes[11].OneofWrappers = []any{}
 	file_pouch_proto_msgTypes[14].OneofWrappers = []any{}
 	file_pouch_proto_msgTypes[15].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pouch_proto_rawDesc), len(file_pouch_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

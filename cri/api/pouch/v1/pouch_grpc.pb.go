@@ -27,6 +27,7 @@ const (
 	Pouch_Events_FullMethodName      = "/pouch.v1.Pouch/Events"
 	Pouch_Units_FullMethodName       = "/pouch.v1.Pouch/Units"
 	Pouch_InitLog_FullMethodName     = "/pouch.v1.Pouch/InitLog"
+	Pouch_ListHooks_FullMethodName   = "/pouch.v1.Pouch/ListHooks"
 )
 
 // PouchClient is the client API for Pouch service.
@@ -50,6 +51,9 @@ type PouchClient interface {
 	// InitLog gives what pid 1 of a rich container has printed, as far as it is kept: also of one that has ended.
 	// FailedPrecondition: pid 1 prints into the container's own log, or has printed nothing that is kept.
 	InitLog(ctx context.Context, in *InitLogRequest, opts ...grpc.CallOption) (*InitLogResponse, error)
+	// ListHooks gives the files that declare hooks of the node, in the order in which their hooks run; those that are not used
+	// come with the reason.
+	ListHooks(ctx context.Context, in *ListHooksRequest, opts ...grpc.CallOption) (*ListHooksResponse, error)
 }
 
 type pouchClient struct {
@@ -141,6 +145,16 @@ func (c *pouchClient) InitLog(ctx context.Context, in *InitLogRequest, opts ...g
 	return out, nil
 }
 
+func (c *pouchClient) ListHooks(ctx context.Context, in *ListHooksRequest, opts ...grpc.CallOption) (*ListHooksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHooksResponse)
+	err := c.cc.Invoke(ctx, Pouch_ListHooks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PouchServer is the server API for Pouch service.
 // All implementations must embed UnimplementedPouchServer
 // for forward compatibility.
@@ -162,6 +176,9 @@ type PouchServer interface {
 	// InitLog gives what pid 1 of a rich container has printed, as far as it is kept: also of one that has ended.
 	// FailedPrecondition: pid 1 prints into the container's own log, or has printed nothing that is kept.
 	InitLog(context.Context, *InitLogRequest) (*InitLogResponse, error)
+	// ListHooks gives the files that declare hooks of the node, in the order in which their hooks run; those that are not used
+	// come with the reason.
+	ListHooks(context.Context, *ListHooksRequest) (*ListHooksResponse, error)
 	mustEmbedUnimplementedPouchServer()
 }
 
@@ -189,6 +206,9 @@ func (UnimplementedPouchServer) Units(context.Context, *UnitsRequest) (*UnitsRes
 }
 func (UnimplementedPouchServer) InitLog(context.Context, *InitLogRequest) (*InitLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method InitLog not implemented")
+}
+func (UnimplementedPouchServer) ListHooks(context.Context, *ListHooksRequest) (*ListHooksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHooks not implemented")
 }
 func (UnimplementedPouchServer) mustEmbedUnimplementedPouchServer() {}
 func (UnimplementedPouchServer) testEmbeddedByValue()               {}
@@ -294,6 +314,24 @@ func _Pouch_InitLog_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Pouch_ListHooks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHooksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).ListHooks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_ListHooks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).ListHooks(ctx, req.(*ListHooksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Pouch_ServiceDesc is the grpc.ServiceDesc for Pouch service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -312,6 +350,10 @@ var Pouch_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "InitLog",
 			Handler:    _Pouch_InitLog_Handler,
+		},
+		{
+			MethodName: "ListHooks",
+			Handler:    _Pouch_ListHooks_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
