@@ -48,6 +48,22 @@ func runOnHost(hook specs.Hook, state specs.State, limit time.Duration) hookrun.
 	return p.result(begun, limit, stdio)
 }
 
+// startContainerHooks runs the node's hooks inside the created container, before anything of the pod's author runs there.
+func (c *container) startContainerHooks() error {
+	if c.node == nil {
+		return nil
+	}
+	release, err := c.take(c.life)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if c.life.Err() != nil {
+		return errDestroyed
+	}
+	return c.node.run(hookrun.StartContainer, specs.StateCreated, c.init.pid)
+}
+
 // runInside runs a startContainer hook in the created container: its path, namespaces, cgroup, user and capabilities are
 // those of the container's process. libcontainer would run it after it has told that the program begins, where nobody
 // learns of a failure.

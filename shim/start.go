@@ -25,6 +25,9 @@ func (c *container) start(ctx context.Context) error {
 	}
 	err = c.logFile.Reopen()
 	if err == nil {
+		err = c.startContainerHooks()
+	}
+	if err == nil {
 		err = c.prestart()
 	}
 	if err == nil {
@@ -80,9 +83,6 @@ func (c *container) run() error {
 		if err := c.rich.start(); err != nil {
 			return err
 		}
-	}
-	if err := c.node.run(hookrun.StartContainer, specs.StateCreated, c.init.pid); err != nil {
-		return err
 	}
 	now := time.Now() // before the program can be seen running, so that no child of it is older
 	if err := c.release(); err != nil {
