@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -25,12 +24,9 @@ struct report {
 
 const char *open_streams(const struct app *app, struct streams *s)
 {
-	*s = (struct streams){-1, -1, -1, app->tty != NULL};
-	if (app->tty) {
-		s->in = open(app->tty, O_RDWR | O_NOCTTY | O_CLOEXEC);
-		s->out = s->err = s->in;
-		return s->in < 0 ? app->tty : NULL;
-	}
+	*s = (struct streams){-1, -1, -1};
+	if (app->tty)
+		return NULL; /* each start opens it anew: the end of a session hangs its terminal up */
 	/* A FIFO that nobody writes to yet must not hold us up; the application expects to be held up. */
 	s->in = open(app->in ? app->in : "/dev/null", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (s->in < 0)
@@ -57,13 +53,15 @@ static bool join(const char *procs)
 	return ok;
 }
 
-static bool take_streams(const struct streams *s)
+static bool take_streams(const struct app *app, const struct streams *s)
 {
-	if (setsid() < 0 || dup2(s->in, 0) < 0 || dup2(s->out, 1) < 0 || dup2(s->err, 2) < 0)
+	int in = s->in, out = s->out, err = s->err;
+
+	if (setsid() < 0)
 		return false;
-	if (s->terminal && ioctl(0, TIOCSCTTY, 1))
-		ioctl(0, TIOCSCTTY, 0); /* an init may hold on to its console: the application then has no job control */
-	return true;
+	if (app->tty) /* the first terminal that the leader of a session opens is the session's (tty(4)) */
+		in = out = err = open(app->tty, O_RDWR | O_CLOEXEC);
+	return dup2(in, 0) == 0 && dup2(out, 1) == 1 && dup2(err, 2) == 2;
 }
 
 static bool set_limits(const struct app *app)
@@ -127,7 +125,7 @@ static enum step execute(const struct app *app, const struct streams *s, const c
 
 	if (procs && !join(procs))
 		return STEP_CGROUP;
-	if (!take_streams(s))
+	if (!take_streams(app, s))
 		return STEP_STREAMS;
 	if (!set_limits(app))
 		return STEP_LIMITS;

@@ -6,10 +6,9 @@
 
 #include "app.h"
 
-/* streams are the descriptors that the application gets. */
+/* streams are the descriptors that an application without a terminal gets. */
 struct streams {
 	int in, out, err;
-	bool terminal;
 };
 
 /* open_streams opens what the application reads and writes; it gives the path that failed, or NULL. */

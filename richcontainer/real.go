@@ -72,6 +72,7 @@ func (n Node) realInit(r Request, image *image, initPath string) (*realInit, err
 	i.folder.file(richrun.LaunchFile, nil, 0o555) // pouch-init is mounted there
 	i.folder.fifo(richrun.ControlFIFO, i.folder.uid)
 	user := hostID(r.UIDs, p.User.UID)
+	i.plan.AppUID = user
 	for _, name := range []string{richrun.StdinFIFO, richrun.StdoutFIFO, richrun.StderrFIFO} {
 		i.folder.fifo(name, user)
 	}
@@ -177,11 +178,8 @@ func (i *realInit) finish(argv, env []string) (Prepared, error) {
 		return Prepared{}, err
 	}
 	app := i.app
-	term := "TERM=dumb" // what the init prints goes to a file
-	if app.Terminal {
-		term = "TERM=" + variable(app.Env, "TERM")
-	}
 	p := *sp.Process
+	term := "TERM=dumb" // what the init prints goes to a file
 	p.Args, p.Env, p.Cwd = argv, append([]string{"container=cri-pouch", "container_uuid=" + uuid(i.r.PodUID), term, pathVariable}, env...), "/"
 	p.User, p.NoNewPrivileges, p.Capabilities = specs.User{}, false, withoutBoot(p.Capabilities)
 	if p.Capabilities != nil {

@@ -83,15 +83,12 @@ func (n Node) systemd(r Request, image *image) (Prepared, error) {
 		return Prepared{}, err
 	}
 	// Ours come first, then systemd's own places (systemd(1), SYSTEMD_UNIT_PATH: a colon at the end).
-	return i.finish(systemdArgs(r, at, version, cgroups), []string{"SYSTEMD_UNIT_PATH=" + path.Join(richrun.Folder, unitsDir) + ":"})
+	return i.finish(systemdArgs(at, version, cgroups), []string{"SYSTEMD_UNIT_PATH=" + path.Join(richrun.Folder, unitsDir) + ":"})
 }
 
 // systemdArgs gives pid 1's command line. In a container systemd reads it for what the kernel's would say.
-func systemdArgs(r Request, at string, version int, cgroups hierarchy) []string {
+func systemdArgs(at string, version int, cgroups hierarchy) []string {
 	argv := []string{at}
-	if r.Spec.Process.Terminal {
-		argv = append(argv, "--show-status=no") // the terminal is the application's
-	}
 	if cgroups == namedV1 && version >= systemdWithoutV1 {
 		argv = append(argv, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
 	}

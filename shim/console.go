@@ -122,14 +122,73 @@ func (c *console) receive() error {
 		unix.Close(fds[0])
 		return fmt.Errorf("receive terminal: %w", err)
 	}
-	c.master = os.NewFile(uintptr(fds[0]), "terminal")
+	return c.take(fds[0])
+}
+
+// take makes a master the console's.
+func (c *console) take(master int) error {
+	c.master = os.NewFile(uintptr(master), "terminal")
 	c.out = c.output(c.master)
-	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fds[0]), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
+	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {
 		return fmt.Errorf("open the terminal's slave: %w", errno)
 	}
 	c.slave = os.NewFile(slave, "slave of terminal")
 	return nil
+}
+
+// make makes a terminal in a container whose init has not run its program yet, for a user (host ID), and gives its path
+// there. Besides libcontainer nobody has been in that mount namespace; but a mount of the pod's may be at /dev.
+func (c *console) make(pid, uid int) (path string, err error) {
+	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open root filesystem: %w", err)
+	}
+	defer unix.Close(root)
+	at, err := unix.Openat2(root, "dev/pts/ptmx", &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return "", fmt.Errorf("open /dev/pts/ptmx: %w", err)
+	}
+	defer unix.Close(at)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(at, &st); err != nil {
+		return "", fmt.Errorf("look at /dev/pts: %w", err)
+	}
+	if st.Type != unix.DEVPTS_SUPER_MAGIC {
+		return "", fmt.Errorf("what the pod mounts at /dev/pts has no terminals: %w", errdefs.ErrInvalidArgument)
+	}
+	master, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", at), unix.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open /dev/pts/ptmx: %w", err)
+	}
+	number, err := unix.IoctlGetInt(master, unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(master, unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = plainNewlines(master)
+	}
+	if err != nil {
+		unix.Close(master)
+		return "", fmt.Errorf("set up: %w", err)
+	}
+	if err := c.take(master); err != nil {
+		return "", err
+	}
+	if err := c.slave.Chown(uid, -1); err != nil {
+		return "", fmt.Errorf("give it to its user: %w", err)
+	}
+	return fmt.Sprintf("/dev/pts/%d", number), nil
+}
+
+// plainNewlines leaves newlines as they are, as libcontainer does with the terminals that it makes.
+func plainNewlines(master int) error {
+	t, err := unix.IoctlGetTermios(master, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Oflag &^= unix.ONLCR
+	return unix.IoctlSetTermios(master, unix.TCSETS, t)
 }
 
 func (c *console) start() {

@@ -195,9 +195,8 @@ type closable interface {
 }
 
 func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, error) {
-	if c.rich != nil && !c.terminal {
-		r, theirs, err := newRichStreams(c.bundle, c.options.GetStdin(), c.logFile, &c.audience, lp)
-		return r, theirs, err
+	if c.rich != nil {
+		return asClosable(newRichStreams(c, lp))
 	}
 	if !c.terminal {
 		return asClosable(newFIFOs(c.s.dir.Container(c.id), c.options.GetStdin(), c.logFile, &c.audience, lp))
@@ -211,8 +210,8 @@ func (c *container) stdio(lp *libcontainer.Process) (closable, *childFiles, erro
 	return tty, theirs, nil
 }
 
-func asClosable(f *fifos, theirs *childFiles, err error) (closable, *childFiles, error) {
-	return f, theirs, err
+func asClosable[S closable](s S, theirs *childFiles, err error) (closable, *childFiles, error) {
+	return s, theirs, err
 }
 
 // reap ends an init that libcontainer has made and the shim cannot use.

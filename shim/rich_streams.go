@@ -2,8 +2,10 @@ package shim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -12,50 +14,41 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/boundlog"
-	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
-// richStreams are those of a rich container without a terminal. The log and the attached clients have the application's
-// streams, FIFOs in the bundle that the launcher opens in the container; what the init itself prints goes to a bounded file.
+// richStreams are those of a rich container. The log and the attached clients have the application's streams: FIFOs in the
+// bundle that the launcher opens in the container, or a terminal. What the init itself prints goes to a bounded file.
 type richStreams struct {
 	followers []*follower
 	// writers and reader stand in for the application's ends of the FIFOs until it has opened its own.
 	writers []*os.File
 	reader  *os.File
 	stdin   inlet
+	tty     *console // the application's; nil: it has none
 	initLog *boundlog.File
 	console *console // the init's
+
+	c  *container
+	lp *libcontainer.Process
 }
 
 // newRichStreams opens the FIFOs of the bundle and gives the init a console of its own.
-func newRichStreams(bundle string, stdin bool, log *crilog.File, to *audience, lp *libcontainer.Process) (_ *richStreams, theirs *childFiles, err error) {
-	r := &richStreams{}
+func newRichStreams(c *container, lp *libcontainer.Process) (_ *richStreams, theirs *childFiles, err error) {
+	r := &richStreams{c: c, lp: lp}
 	defer func() {
 		if err != nil {
 			r.close()
 		}
 	}()
-	for name, file := range map[string]string{"stdout": richrun.StdoutFIFO, "stderr": richrun.StderrFIFO} {
-		path := filepath.Join(bundle, richrun.Dir, file)
-		reader, err := openFIFO(path, unix.O_RDONLY, false)
-		if err != nil {
-			return nil, nil, err
-		}
-		stream := log.Stream(name)
-		r.followers = append(r.followers, newFollower(reader, to.tee(name, stream), stream.End))
-		writer, err := openFIFO(path, unix.O_WRONLY, false)
-		if err != nil {
-			return nil, nil, err
-		}
-		r.writers = append(r.writers, writer)
+	if c.terminal {
+		r.tty = &console{}
+		c.audience.pace = true
+		r.tty.logTo(c.logFile, &c.audience, c.options.GetStdin())
+	} else if err := r.openFIFOs(); err != nil {
+		return nil, nil, err
 	}
-	if stdin {
-		if err := r.openStdin(filepath.Join(bundle, richrun.Dir, richrun.StdinFIFO)); err != nil {
-			return nil, nil, err
-		}
-	}
-	if r.initLog, err = boundlog.Open(filepath.Join(bundle, richrun.InitLog), richrun.InitLogMax); err != nil {
+	if r.initLog, err = boundlog.Open(filepath.Join(c.bundle, richrun.InitLog), richrun.InitLogMax); err != nil {
 		return nil, nil, err
 	}
 	// An init speaks to /dev/console, and systemd to nothing that is no terminal.
@@ -68,6 +61,28 @@ func newRichStreams(bundle string, stdin bool, log *crilog.File, to *audience, l
 	return r, theirs, nil
 }
 
+func (r *richStreams) openFIFOs() error {
+	dir := filepath.Join(r.c.bundle, richrun.Dir)
+	for name, file := range map[string]string{"stdout": richrun.StdoutFIFO, "stderr": richrun.StderrFIFO} {
+		path := filepath.Join(dir, file)
+		reader, err := openFIFO(path, unix.O_RDONLY, false)
+		if err != nil {
+			return err
+		}
+		stream := r.c.logFile.Stream(name)
+		r.followers = append(r.followers, newFollower(reader, r.c.audience.tee(name, stream), stream.End))
+		writer, err := openFIFO(path, unix.O_WRONLY, false)
+		if err != nil {
+			return err
+		}
+		r.writers = append(r.writers, writer)
+	}
+	if r.c.options.GetStdin() {
+		return r.openStdin(filepath.Join(dir, richrun.StdinFIFO))
+	}
+	return nil
+}
+
 // unixLines takes the carriage returns away that a terminal puts before each newline.
 type unixLines struct{ to io.Writer }
 
@@ -78,8 +93,28 @@ func (u unixLines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// receive takes the init's console, once libcontainer says that the process is made.
-func (r *richStreams) receive() error { return r.console.receive() }
+// receive takes the init's console and makes the application's terminal, once libcontainer says that the process is made.
+func (r *richStreams) receive() error {
+	if err := r.console.receive(); err != nil || r.tty == nil {
+		return err
+	}
+	pid, err := r.lp.Pid()
+	if err != nil {
+		return fmt.Errorf("find the new process: %w", err)
+	}
+	at, err := r.tty.make(pid, r.c.rich.plan.AppUID)
+	if err != nil {
+		return fmt.Errorf("make the application's terminal: %w", err)
+	}
+	link := filepath.Join(r.c.bundle, richrun.Dir, richrun.TerminalLink)
+	if err := os.Remove(link); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("make the application's terminal: %w", err)
+	}
+	if err := os.Symlink(at, link); err != nil {
+		return fmt.Errorf("make the application's terminal: %w", err)
+	}
+	return nil
+}
 
 func (r *richStreams) openStdin(path string) (err error) {
 	if r.reader, err = openFIFO(path, unix.O_RDONLY, false); err != nil {
@@ -96,6 +131,9 @@ func (r *richStreams) start() {
 	for _, f := range r.followers {
 		f.start()
 	}
+	if r.tty != nil {
+		r.tty.start()
+	}
 	r.console.start()
 }
 
@@ -104,6 +142,9 @@ func (r *richStreams) drain() {
 	deadline := time.Now().Add(drainLimit)
 	for _, f := range r.followers {
 		f.finish(deadline)
+	}
+	if r.tty != nil {
+		r.tty.drain()
 	}
 	r.console.drain()
 	_ = r.closeStdin()
@@ -127,6 +168,9 @@ func (r *richStreams) close() {
 		_ = f.from.Close()
 	}
 	_ = r.closeStdin()
+	if r.tty != nil {
+		r.tty.close()
+	}
 	if r.console != nil {
 		r.console.close()
 	}
@@ -135,8 +179,23 @@ func (r *richStreams) close() {
 	}
 }
 
-func (r *richStreams) closeStdin() error { return r.stdin.close() }
+func (r *richStreams) closeStdin() error {
+	if r.tty != nil {
+		return r.tty.closeStdin()
+	}
+	return r.stdin.close()
+}
 
-func (r *richStreams) input() *inlet { return &r.stdin }
+func (r *richStreams) input() *inlet {
+	if r.tty != nil {
+		return r.tty.input()
+	}
+	return &r.stdin
+}
 
-func (r *richStreams) resize(uint16, uint16) error { return errNoTerminal }
+func (r *richStreams) resize(width, height uint16) error {
+	if r.tty == nil {
+		return errNoTerminal
+	}
+	return r.tty.resize(width, height)
+}

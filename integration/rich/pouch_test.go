@@ -170,12 +170,20 @@ func TestContradictionsAreRefused(t *testing.T) {
 	}
 }
 
-// Its own settings make a real tty of the application's.
+// A terminal is the application's and its user's, at each of its starts.
 func aTerminal(t *testing.T, n *harness.Node, m machine, ref string) {
-	c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo a terminal; exit 4"), func(c *runtime.ContainerConfig) { c.Tty = true })
-	text, code := c.Ended(t)
-	if code != 4 || !strings.Contains(text, "a terminal") {
+	const script = "test -t 0 && test -t 1 && test -t 2 && echo a terminal && echo opened again >$(tty); exit 4"
+	tty := func(c *runtime.ContainerConfig) { c.Tty = true }
+	restarting := pod(m.mode, "restart", "on-failure", "restart-limit", "2", "restart-interval", "10ms")
+	text, code := n.RunPod(t, restarting).RunToEnd(t, "app", image(ref, "sh", "-c", script), tty)
+	if once := "a terminal\nopened again\n"; code != 4 || text != once+once+once {
 		t.Errorf("code %d, log %q", code, text)
+	}
+	text, code = n.RunPod(t, pod(m.mode), userns).RunToEnd(t, "app", image(ref, "sh", "-c", script), tty, func(c *runtime.ContainerConfig) {
+		c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 1000}, &runtime.Int64Value{Value: 1000}
+	})
+	if code != 4 || text != "a terminal\nopened again\n" {
+		t.Errorf("of another user: code %d, log %q", code, text)
 	}
 }
 

@@ -36,15 +36,12 @@ type App struct {
 	Ambient         []int // capability numbers
 	NoNewPrivs      bool
 	OOMGroup        bool // the OOM killer takes all of the application or nothing
-	Terminal        bool // on Console
+	Terminal        bool // at Folder/TerminalLink
 	Stdin           bool
 	Restart         Restart
 	RestartLimit    uint
 	RestartInterval time.Duration
 }
-
-// Console is the terminal that runc gives to pid 1.
-const Console = "/dev/console"
 
 // magic begins the file; init/app.h describes it.
 const magic = "pouch-app 1"
@@ -106,7 +103,7 @@ func (a App) switches(field func(letter byte, value string)) {
 		field('o', "")
 	}
 	if a.Terminal {
-		field('t', Console)
+		field('t', Folder+"/"+TerminalLink)
 	} else {
 		field('1', Folder+"/"+StdoutFIFO)
 		field('2', Folder+"/"+StderrFIFO)

@@ -26,6 +26,8 @@ type Plan struct {
 	Delegate bool `json:"delegate,omitempty"`
 	OwnerUID int  `json:"ownerUID,omitempty"`
 	OwnerGID int  `json:"ownerGID,omitempty"`
+	// AppUID is the application's user (host ID), to whom its terminal belongs.
+	AppUID int `json:"appUID,omitempty"`
 	// WatchUnits are units of the init whose failure ends the container.
 	WatchUnits []string `json:"watchUnits,omitempty"`
 	// Init is what pid 1 is: one of the constants below.

@@ -7,6 +7,7 @@
 //	wait                until SIGTERM, SIGINT, SIGUSR1 or SIGWINCH, then a line "asked NUMBER"
 //	sleep=DURATION      as Go writes them
 //	deaf                ignores SIGTERM from here on
+//	hold=N              takes N MiB of memory, then a line "held"
 //	grow                takes memory until it is killed
 //	leave=N             leaves N processes behind that sleep, ignoring SIGTERM
 //	kill=N              sends itself signal N
@@ -82,6 +83,9 @@ func report() (Report, error) {
 	return r, nil
 }
 
+// held is memory that is not given back.
+var held []byte
+
 func do(action, value string) error {
 	switch action {
 	case "say":
@@ -117,6 +121,17 @@ func do(action, value string) error {
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		return nil
+	case "hold":
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return err
+		}
+		held = make([]byte, n<<20)
+		for i := 0; i < len(held); i += 4096 {
+			held[i] = 1
+		}
+		_, err = fmt.Println("held")
+		return err
 	case "grow":
 		for held := [][]byte{}; ; {
 			b := make([]byte, 4<<20)
