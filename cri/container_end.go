@@ -52,7 +52,11 @@ func (s *Service) lost(ctx context.Context, c *container, message string) {
 			Reason: exitReason(task.Exit{Code: known.ExitCode, OOMKilled: known.OOMKilled}), Message: s.richEnd(v.rec),
 		}
 	}
-	end.Hooks = s.skippedHooks(v.rec, message)
+	why := "the container's mounts are gone, for " + message
+	if message == lostMessage {
+		why = "the shim died before it, or while it ran"
+	}
+	end.Hooks = s.skippedHooks(v.rec, why)
 	s.finish(ctx, c, end)
 }
 

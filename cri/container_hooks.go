@@ -17,6 +17,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/hooks"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -94,7 +95,11 @@ func (s *Service) planHooks(sb *sandbox, rec model.Container, in spec.Input, pla
 		ownPIDs(rec, plain)
 		plan.PoststopSpec = plain
 	}
-	return plan.Write(s.bundleDir(rec.ID))
+	if err := plan.Write(s.bundleDir(rec.ID)); err != nil {
+		return err
+	}
+	failpoint.Hit("container.hooks-planned")
+	return nil
 }
 
 // planStage makes the processes of one stage.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/hooks"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 )
@@ -155,6 +156,7 @@ func (s *Service) tellHooks(c *container, results []hookrun.Result) {
 			e.ExitCode = &code
 		}
 		s.note(c, e)
+		failpoint.Hit("container.hook-told")
 	}
 }
 
