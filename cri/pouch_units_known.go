@@ -51,9 +51,10 @@ func recordedUnits(plan richrun.Plan, record richrun.Record, a *pouchv1.Applicat
 	return units
 }
 
-// withStates adds what systemd says: to the units that are known, and those that it alone knows. A unit that it does not list
-// has no state.
+// withStates adds what systemd says: to the units that are known, which stay first, and those that it alone knows, by name. A
+// unit that it does not list has no state.
 func withStates(known []*pouchv1.Unit, states []richcontainer.UnitState) []*pouchv1.Unit {
+	first := len(known)
 	byName := map[string]*pouchv1.Unit{}
 	for _, u := range known {
 		if !u.Application {
@@ -72,5 +73,6 @@ func withStates(known []*pouchv1.Unit, states []richcontainer.UnitState) []*pouc
 			u.MainPid, u.Restarts = state.MainPID, state.Restarts
 		}
 	}
+	slices.SortFunc(known[first:], func(a, b *pouchv1.Unit) int { return strings.Compare(a.Name, b.Name) })
 	return known
 }

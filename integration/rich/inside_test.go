@@ -170,6 +170,7 @@ func systemdsServicesArePrinted(t *testing.T, c *harness.Container) {
 	if code != 0 || errs != "" || !strings.HasPrefix(out, "UNIT") || strings.Contains(out, "masked") {
 		t.Errorf("code %d, %s\n%s", code, errs, out)
 	}
+	t.Logf("ps --units prints\n%s", out)
 	for start, end := range map[string]string{"pouch-app.service ": " application", "watched.service ": " watched", "log-agent.service ": " component log-agent", "mine.timer ": " of the pod", "cron.service ": " -", "broken.service ": " -"} {
 		if !slices.ContainsFunc(strings.Split(out, "\n"), func(l string) bool { return strings.HasPrefix(l, start) && strings.HasSuffix(l, end) }) {
 			t.Errorf("no line from %q to %q:\n%s", start, end, out)
