@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -87,7 +88,7 @@ func TestWhatIsToldOfTheInsideIsText(t *testing.T) {
 			t.Errorf("a command line has %d bytes", len(p.Command))
 		}
 	}
-	if code, out, errs := command(t, n, "ps", "--units", c.ID); code != 0 || strings.ContainsAny(out+errs, "\x1b\x07\xff") {
+	if code, out, errs := command(t, n, "ps", "--units", c.ID); code != 0 || strings.ContainsAny(out+errs, "\x1b\x07") || !utf8.ValidString(out+errs) {
 		t.Errorf("code %d, %s\n%s", code, errs, out)
 	}
 	exec(t, c, "sh", "-c", "echo failed 9 2 execve >>/run/.pouch/record")

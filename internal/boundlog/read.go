@@ -10,53 +10,87 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rotations is how often a log may be rotated under a reader before that gives up: none is rotated so often.
-const rotations = 5
+// rotations is how often a log may be rotated just while a reader opens it, before that does without the older part.
+const rotations = 10
 
-// Read gives what is kept at path, the older part first; limit is in bytes and the one that the writer has. A log that is
-// being written is read as it is at one moment. os.ErrNotExist: there is none.
+// Read gives what is kept at path, the older part first; limit is in bytes and the one that the writer has. What comes is
+// without a gap, also while the log is written and rotated. os.ErrNotExist: there is none.
 func Read(path string, limit int64) ([]byte, error) {
-	for range rotations {
-		newer, st, err := readPart(path, limit)
-		if errors.Is(err, fs.ErrNotExist) {
-			// Between the two steps of a rotation there is only the older part; without one there is no log.
-			if _, gone := os.Lstat(path + ".1"); gone != nil {
-				return nil, err
-			}
+	older, newer, err := openParts(path)
+	if err != nil {
+		return nil, fmt.Errorf("read log: %w", err)
+	}
+	defer newer.Close()
+	var text []byte
+	for _, f := range []*os.File{older, newer} {
+		if f == nil {
 			continue
 		}
+		part, err := io.ReadAll(io.LimitReader(f, limit))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("read log %s: %w", path, err)
 		}
-		older, _, err := readPart(path+".1", limit)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-		// The same file is still the newer part: the other one was the older one all the time.
-		if now, err := os.Lstat(path); err == nil && os.SameFile(st, now) {
-			return append(older, newer...), nil
-		}
+		text = append(text, part...)
 	}
-	return nil, fmt.Errorf("log %s is written faster than it can be read", path)
+	if older != nil {
+		_ = older.Close()
+	}
+	return text, nil
 }
 
-// readPart reads one of the two files. One entry may be longer than the limit.
-func readPart(path string, limit int64) ([]byte, os.FileInfo, error) {
+// openParts opens both files at one moment: what they are called afterwards does not matter. There may be no older one.
+func openParts(path string) (older, newer *os.File, err error) {
+	for i := 0; ; i++ {
+		newer, err = openPart(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			// Between the two steps of a rotation the older part is all that there is.
+			if newer, gone := openPart(path + ".1"); gone == nil {
+				return nil, newer, nil
+			}
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		older, err = openPart(path + ".1")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			_ = newer.Close()
+			return nil, nil, err
+		}
+		// The same file is still the newer part: the other one has been the older one meanwhile.
+		if same(path, newer) {
+			return older, newer, nil
+		}
+		if older != nil {
+			_ = older.Close()
+		}
+		if i == rotations {
+			return nil, newer, nil
+		}
+		_ = newer.Close()
+	}
+}
+
+func same(path string, f *os.File) bool {
+	now, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && os.SameFile(st, now)
+}
+
+func openPart(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read log: %w", err)
+		return nil, err
 	}
-	defer f.Close()
 	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no plain file", path)
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read log: %w", err)
+		_ = f.Close()
+		return nil, err
 	}
-	if !st.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("log %s is no plain file", path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, limit))
-	if err != nil {
-		return nil, nil, fmt.Errorf("read log %s: %w", path, err)
-	}
-	return b, st, nil
+	return f, nil
 }
