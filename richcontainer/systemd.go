@@ -162,6 +162,9 @@ func (i *realInit) units() error {
 	if err != nil {
 		return err
 	}
+	if err := i.namedUnitsExist(brought); err != nil {
+		return err
+	}
 	for _, u := range brought {
 		i.folder.file(in(u.name), u.text, 0o644)
 		enable(i.folder, u, brought)

@@ -27,6 +27,7 @@ func debian(more map[string]string) map[string]string {
 	files := map[string]string{
 		"lib": "-> usr/lib", "sbin": "-> usr/sbin", "usr/lib/systemd/systemd": "...libsystemd-shared-252.so...", "usr/sbin/init": "-> /lib/systemd/systemd",
 		"run/": "", "tmp/": "", "etc/machine-id": "uninitialized\n", "etc/profile.d/": "", "etc/pam.d/": "", "etc/environment": "OWN=1",
+		"usr/lib/systemd/system/network-online.target": "[Unit]\n",
 		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\nweb:x:1000:1000::/srv/web:/bin/sh\n",
 	}
 	for name, content := range more {
@@ -154,7 +155,7 @@ func TestUnitsOfSystemd(t *testing.T) {
 	}
 	r := request(t, Systemd, rootfs(t, debian(nil)))
 	r.Spec.Mounts = append(r.Spec.Mounts, specs.Mount{Destination: "/etc/pouch", Type: "bind", Source: filepath.Dir(units)})
-	r.Choice.Options.UnitsFrom, r.Choice.Options.WatchUnits, r.Choice.Options.After = "/etc/pouch/"+filepath.Base(units), []string{"web.service"}, []string{"network-online.target", "a.service"}
+	r.Choice.Options.UnitsFrom, r.Choice.Options.WatchUnits, r.Choice.Options.After = "/etc/pouch/"+filepath.Base(units), []string{"web.service"}, []string{"network-online.target", "job.service"}
 	if _, err := v1.Prepare(r); err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +180,7 @@ func TestUnitsOfSystemd(t *testing.T) {
 	if got := made(t, r, "units/web.service.d/50-pouch.conf"); got != "[Unit]\nOnFailure=pouch-unit-failed@%n.service\n" {
 		t.Errorf("%q", got)
 	}
-	if got := made(t, r, "units/pouch-app.service"); !strings.Contains(got, "After=network-online.target a.service\nWants=network-online.target a.service\n") {
+	if got := made(t, r, "units/pouch-app.service"); !strings.Contains(got, "After=network-online.target job.service\nWants=network-online.target job.service\n") {
 		t.Errorf("%s", got)
 	}
 	if plan, err := richrun.ReadPlan(r.Bundle); err != nil || !slices.Equal(plan.WatchUnits, []string{"web.service"}) {

@@ -203,3 +203,63 @@ func usually(name string, all []unitFile) []want {
 	}
 	return []want{{"multi-user.target", ".wants"}}
 }
+
+// unitFolders are where systemd finds the units of an image (systemd.unit(5)), generatedFrom where it finds the scripts that
+// it makes units of.
+var unitFolders = []string{"/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+
+const generatedFrom = "/etc/init.d"
+
+// namedUnitsExist insists that the units that annotations name are there: systemd would say nothing of a misspelled one, the
+// application would be started without it, and its failure would end nothing. Units of kinds that systemd makes without a
+// file, and those that may be in what the pod mounts, pass.
+func (i *realInit) namedUnitsExist(brought []unitFile) error {
+	o := i.r.Choice.Options
+	for option, names := range map[string][]string{"after": o.After, "watch-units": o.WatchUnits} {
+		for _, name := range names {
+			if name == defaultAfter || slices.ContainsFunc(brought, func(u unitFile) bool { return u.name == name || u.name == template(name) }) {
+				continue
+			}
+			there, err := i.unitInImage(name)
+			if err != nil {
+				return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "annotation %s%s: look for unit %s: %w", Prefix, option, name, err)
+			}
+			if !there {
+				return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "annotation %s%s names the unit %s, which is not there: no file of the image in %s, and none that pod or components bring in: correct the name, or bring it in by %sunits-from",
+					Prefix, option, name, strings.Join(unitFolders, ", "), Prefix)
+			}
+		}
+	}
+	return nil
+}
+
+// unitInImage says whether the image has a unit of that name, or may have one.
+func (i *realInit) unitInImage(name string) (bool, error) {
+	switch path.Ext(name) {
+	case ".service", ".socket", ".target", ".timer", ".path":
+	default:
+		return true, nil
+	}
+	places := []string{path.Join(generatedFrom, strings.TrimSuffix(name, ".service"))}
+	for _, folder := range unitFolders {
+		places = append(places, path.Join(folder, name), path.Join(folder, template(name)))
+	}
+	for _, p := range places {
+		if i.image.hidden(p) {
+			return true, nil
+		}
+		if _, there, err := i.image.look(p); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+// template is the name of the unit that an instance is made of; any other unit's is its own.
+func template(name string) string {
+	before, rest, instance := strings.Cut(name, "@")
+	if !instance {
+		return name
+	}
+	return before + "@" + path.Ext(rest)
+}
