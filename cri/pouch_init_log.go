@@ -46,8 +46,6 @@ func printsApart(v view) error {
 		why = "it is a plain container, whose pid 1 is its own command"
 	case v.rec.Rich.Mode == string(richcontainer.DumbInit):
 		why = "in dumb-init mode pid 1 has the streams of the command"
-	case v.rec.Config.TTY:
-		why = "pid 1 prints to the container's terminal"
 	default:
 		return nil
 	}

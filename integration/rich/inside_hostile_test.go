@@ -161,7 +161,8 @@ func TestWhatTheInitPrints(t *testing.T) {
 			base(t, m.image)
 			n := harness.Start(t)
 			ref := push(t, n, m.image, "1", nil)
-			c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "say=of the application", "wait", "exit=0"))
+			p := n.RunPod(t, pod(m.mode))
+			c := p.Run(t, "app", probe(ref, "say=of the application", "wait", "exit=0"))
 			c.AwaitLine(t, boot, "waiting")
 			exec(t, c, "sh", "-c", `printf 'lab: \033[2Jto the console\n' >/dev/console`)
 			harness.Eventually(t, "the line is in the init's log", func() bool {
@@ -183,6 +184,15 @@ func TestWhatTheInitPrints(t *testing.T) {
 			if strings.Count(last, "\n") > 1 || last == "" || !strings.HasSuffix(out, last) {
 				t.Errorf("the last line is %q", last)
 			}
+			// An application with a terminal has one of its own.
+			tty := p.Run(t, "tty", probe(ref, "say=of the application", "wait", "exit=0"), func(c *runtime.ContainerConfig) { c.Tty, c.Stdin = true, true })
+			tty.AwaitLine(t, boot, "waiting")
+			exec(t, tty, "sh", "-c", "echo lab: to the console >/dev/console")
+			harness.Eventually(t, "the line is in the init's log", func() bool {
+				_, out, _ := command(t, n, "logs", "--init", tty.ID)
+				return strings.Contains(out, "lab: to the console\n") && !strings.Contains(out, "of the application")
+			})
+			tty.Stop(t, 20)
 		})
 	}
 }
@@ -224,19 +234,15 @@ func TestInitsThatHaveNoLogOfTheirOwn(t *testing.T) {
 	n := harness.Start(t)
 	ref := push(t, n, "busybox", "1", nil)
 	p := n.RunPod(t, pod("sbin-init", "mode.plain", "none", "mode.dumb", "dumb-init"))
-	terminal := func(c *runtime.ContainerConfig) { c.Tty, c.Stdin = true, true }
-	for name, tc := range map[string]struct {
-		edits []func(*runtime.ContainerConfig)
-		want  string
-	}{"plain": {nil, "plain container"}, "dumb": {nil, "dumb-init mode"}, "terminal": {[]func(*runtime.ContainerConfig){terminal}, "terminal"}, "created": {nil, "not been started"}} {
+	for name, want := range map[string]string{"plain": "plain container", "dumb": "dumb-init mode", "created": "not been started"} {
 		t.Run(name, func(t *testing.T) {
-			c := p.Create(t, name, append(tc.edits, probe(ref, "wait", "exit=0"))...)
+			c := p.Create(t, name, probe(ref, "wait", "exit=0"))
 			if name != "created" {
 				c.Start(t)
 			}
 			_, err := n.Daemon.Pouch.InitLog(harness.Context(t), &pouchv1.InitLogRequest{ContainerId: c.ID})
-			failed(t, err, codes.FailedPrecondition, c.ID, tc.want)
-			if code, out, errs := command(t, n, "logs", "--init", c.ID); code != 1 || out != "" || !strings.Contains(errs, tc.want) {
+			failed(t, err, codes.FailedPrecondition, c.ID, want)
+			if code, out, errs := command(t, n, "logs", "--init", c.ID); code != 1 || out != "" || !strings.Contains(errs, want) {
 				t.Errorf("code %d, %s, %s", code, out, errs)
 			}
 		})

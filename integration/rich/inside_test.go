@@ -73,7 +73,11 @@ func TestTheServicesOfEverySystemd(t *testing.T) {
 				service("flapping.service", "[Service]\nExecStart=/bin/sh -c 'test -e /run/third && exec sleep infinity; test -e /run/second && touch /run/third; touch /run/second; exit 1'\nRestart=on-failure\nRestartSec=10ms\n"),
 				[]lab.File{{Name: "units/mine.service", Content: []byte("[Service]\nExecStart=/bin/sleep infinity\n")}, {Name: "units/many@.service", Content: []byte("[Service]\nExecStart=/bin/true\n")},
 					{Name: "units/mine.timer", Content: []byte("[Timer]\nOnActiveSec=1d\n[Install]\nWantedBy=timers.target\n")}})...)
-			p := n.RunPod(t, pod(m.mode, "watch-units", "watched.service", "units-from", "/units", "components", "log-agent", "restart", "on-failure", "restart-interval", "10ms"))
+			edits := []func(*runtime.PodSandboxConfig){pod(m.mode, "watch-units", "watched.service", "units-from", "/units", "components", "log-agent", "restart", "on-failure", "restart-interval", "10ms")}
+			if m.mode == "sbin-init" {
+				edits = append(edits, userns)
+			}
+			p := n.RunPod(t, edits...)
 			c := p.Run(t, "app", probe(ref, "wait", "exit=0"))
 			c.AwaitLine(t, boot, "waiting")
 			exec(t, c, "systemctl", "is-system-running", "--wait")
