@@ -32,6 +32,7 @@ func (s *Service) chooseRich(sb model.Sandbox, cfg model.ContainerConfig, img sn
 	}
 	c, err := s.Rich.Choose(richcontainer.Source{
 		Container: cfg.Name, Annotations: cfg.RichAnnotations, Handler: sb.Config.RuntimeHandler, Labels: img.Config.Config.Labels, Env: env,
+		Joins: cfg.Security.Namespaces.PID == model.ModeTarget,
 	})
 	if err != nil {
 		return c, fmt.Errorf("container %q: %w", cfg.Name, err)

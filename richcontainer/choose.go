@@ -29,6 +29,7 @@ type Source struct {
 	Handler     string            // the pod's runtime handler
 	Labels      map[string]string // of the image
 	Env         []string          // the container's whole environment; of two of a name the later counts
+	Joins       bool              // it joins another container's pid namespace, to look into it
 }
 
 // Applying gives those of a pod's annotations that say something of the named container, nil for none. Errors are
@@ -63,7 +64,8 @@ func Applying(annotations map[string]string, container string) (map[string]strin
 }
 
 // Choose decides the mode: the annotation for the container counts before the pod's, that before the runtime handler's
-// mode, that before the image's label, that before PouchContainer's variables. Errors are InvalidArgument and name the
+// mode, that before the image's label, that before PouchContainer's variables. A container that joins another one is plain
+// unless its own annotation says otherwise. Errors are InvalidArgument and name the
 // place that has to be changed.
 func (n Node) Choose(s Source) (Choice, error) {
 	c, err := n.mode(s)
@@ -75,7 +77,11 @@ func (n Node) Choose(s Source) (Choice, error) {
 }
 
 func (n Node) mode(s Source) (Choice, error) {
-	if value, key := annotation.For(s.Annotations, modeKey, s.Container); key != "" {
+	value, key := annotation.For(s.Annotations, modeKey, s.Container)
+	if s.Joins && key != modeKey+"."+s.Container {
+		return Choice{Mode: None}, nil // a debug container, of which nobody was thinking
+	}
+	if key != "" {
 		return parseMode(value, "annotation "+key, writeMode())
 	}
 	if m, ok := n.Handlers[s.Handler]; ok && s.Handler != "" {

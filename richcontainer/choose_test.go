@@ -39,6 +39,8 @@ func TestWhoChoosesTheMode(t *testing.T) {
 		"the handler before the label":           {Source{Handler: "vm", Labels: label("dumb-init")}, Systemd, "handler"},
 		"a handler that wants none":              {Source{Handler: "plain", Labels: label("dumb-init")}, None, "handler"},
 		"a handler without a word on it":         {Source{Handler: "runc", Labels: label("dumb-init")}, DumbInit, "label io.cri-pouch.rich.mode"},
+		"one that joins another":                 {Source{Joins: true, Handler: "vm", Labels: label("dumb-init"), Annotations: map[string]string{modeKey: "systemd"}}, None, ""},
+		"one that joins another has its own":     {Source{Joins: true, Annotations: map[string]string{modeKey: "none", modeKey + ".app": "dumb-init"}}, DumbInit, "annotation rich.cri-pouch.io/mode.app"},
 		"the default handler":                    {Source{Handler: ""}, None, ""},
 		"the label before the variables":         {Source{Labels: label("sbin-init"), Env: pouch("true", "systemd")}, SbinInit, "label"},
 		"variables":                              {Source{Env: pouch("true", "systemd")}, Systemd, "rich_mode=true"},

@@ -121,21 +121,27 @@ func TestEphemeralContainerSeesItsTarget(t *testing.T) {
 	n := start(t)
 	p := n.run(t, podOf("debugged", []corev1.Container{sh("app", app1, "exec sleep 123456")}))
 	before := p.look(t, "debug")
-	now := p.get(t)
-	now.Spec.EphemeralContainers = []corev1.EphemeralContainer{{
+	p.debug(t, corev1.EphemeralContainer{
 		TargetContainerName:      "app",
 		EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: app2, Command: []string{"sleep", "infinity"}},
-	}}
-	if _, err := n.Client.CoreV1().Pods(namespace).UpdateEphemeralContainers(limited(t), p.name, now, metav1.UpdateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	p.await(t, "the ephemeral container runs", func(now *corev1.Pod) bool { return statusOf(now, "debug").State.Running != nil })
+	})
 	if got := p.inside(t, "debug", "ps -o args"); !strings.Contains(got, "sleep 123456") {
 		t.Errorf("the ephemeral container sees no process of its target:\n%s", got)
 	}
 	after := p.look(t, "debug")
 	before.edited = corev1.ContainerStatus{RestartCount: -1} // there was none
 	before.sameBut(t, after)
+}
+
+// debug adds an ephemeral container to the pod, as kubectl debug does, and waits until it runs.
+func (p *pod) debug(t testing.TB, c corev1.EphemeralContainer) {
+	t.Helper()
+	now := p.get(t)
+	now.Spec.EphemeralContainers = append(now.Spec.EphemeralContainers, c)
+	if _, err := p.n.Client.CoreV1().Pods(p.namespace).UpdateEphemeralContainers(limited(t), p.name, now, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	p.await(t, "the ephemeral container runs", func(now *corev1.Pod) bool { return statusOf(now, c.Name).State.Running != nil })
 }
 
 func TestStaticPodFollowsItsManifest(t *testing.T) {

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +38,8 @@ func (p *pod) annotate(t testing.TB, key, value string) {
 	p.await(t, "the kubelet has seen the annotation", func(now *corev1.Pod) bool { return now.Status.ObservedGeneration >= edited.Generation })
 }
 
-// A handler of the administrator's makes a container rich that says nothing of it.
+// A handler of the administrator's makes a container rich that says nothing of it, but not one that looks into it
+// (kubectl debug --target).
 func TestARuntimeClassMakesPodsRich(t *testing.T) {
 	t.Parallel()
 	n := startRich(t)
@@ -58,6 +60,13 @@ func TestARuntimeClassMakesPodsRich(t *testing.T) {
 		if got := p.inside(t, container, "cat /proc/1/comm"); got != want {
 			t.Errorf("pid 1 of %s is %s, want %s", container, got, want)
 		}
+	}
+	p.debug(t, corev1.EphemeralContainer{
+		TargetContainerName:      "app",
+		EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: app1, Command: []string{"sleep", "infinity"}},
+	})
+	if got := p.inside(t, "debug", "cat /proc/1/comm"); got != "systemd" {
+		t.Errorf("pid 1 is %s for who looks into the container", got)
 	}
 }
 
@@ -106,6 +115,22 @@ func (p *pod) restarts(t testing.TB, container string) {
 		s := statusOf(now, container)
 		return s.RestartCount > before.RestartCount && s.State.Running != nil
 	})
+}
+
+// A crash loop inside looks like one outside: the pod fails with the last exit code, and its status counts the restarts.
+func TestRestartsInsideAreToldOutside(t *testing.T) {
+	t.Parallel()
+	n := startRich(t)
+	p := n.create(t, podOf("loop", []corev1.Container{probe("app", busybox1, "say=run", "exit=6")},
+		richAnnotations("mode", "sbin-init", "restart", "on-failure", "restart-limit", "2", "restart-interval", "100ms"),
+		func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyNever }))
+	now := p.await(t, "the pod has failed", func(now *corev1.Pod) bool { return now.Status.Phase == corev1.PodFailed })
+	if s := statusOf(now, "app").State.Terminated; s.ExitCode != 6 || s.Reason != "Error" || !strings.Contains(s.Message, "2 times") {
+		t.Errorf("the status: %+v", s)
+	}
+	if got := p.log(t, "app", false); got != "run\nrun\nrun\n" {
+		t.Errorf("log: %q", got)
+	}
 }
 
 // An annotation is edited while the pod runs: it counts for the container's next attempt, and for no other container.

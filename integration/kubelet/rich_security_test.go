@@ -24,6 +24,9 @@ func (n *node) makeNamespace(t testing.TB, name, profile string) {
 		if err := api.Namespaces().Delete(limited(t), name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
 		}
+		if err := cluster.AwaitGone(limited(t), api.RESTClient(), "namespaces", "", name); err != nil {
+			t.Error(err)
+		}
 	})
 	// A pod is refused in a namespace that has no account for it yet.
 	if _, err := cluster.Await(limited(t), api.RESTClient(), "serviceaccounts", name, "default", func(*corev1.ServiceAccount) (bool, error) { return true, nil }); err != nil {
