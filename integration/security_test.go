@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 )
 
 // seen is what a script in a container with this security context prints, and its exit code.
@@ -243,6 +245,10 @@ func sharedTmpfs(t *testing.T) string {
 
 func TestPrivileged(t *testing.T) {
 	n := harness.Start(t)
+	before, err := cgrouptree.FindUnified()
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := n.RunPod(t, func(c *runtime.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
 	c := p.Run(t, "app", func(c *runtime.ContainerConfig) { c.Linux.SecurityContext.Privileged = true })
 	own, err := os.ReadFile("/proc/self/status")
@@ -259,6 +265,10 @@ func TestPrivileged(t *testing.T) {
 		t.Errorf("capabilities are %q, the node's %q", got, bounding)
 	}
 	c.Exec(t, "sh", "-c", "mkdir -p /tmp/m && mount -t tmpfs none /tmp/m && umount /tmp/m")
+	// It is in the node's cgroup namespace, where a mount can take nsdelegate, which others rely on, from the whole hierarchy.
+	if after, err := cgrouptree.FindUnified(); err != nil || !reflect.DeepEqual(after, before) {
+		t.Errorf("the node's cgroup hierarchy is %+v, was %+v: %v", after, before, err)
+	}
 	unprivileged := n.RunPod(t)
 	_, err = unprivileged.TryCreate(harness.Context(t), unprivileged.ContainerConfig("app", func(c *runtime.ContainerConfig) { c.Linux.SecurityContext.Privileged = true }))
 	wantError(t, err, "privileged")

@@ -15,6 +15,7 @@ import (
 type Node struct {
 	SystemdCgroup   bool
 	CgroupV2        bool
+	CgroupFlags     []string // of the v2 hierarchy as a whole ("nsdelegate")
 	AppArmor        bool
 	SELinux         bool
 	SeccompRoot     string // folder of localhost profiles given by relative names

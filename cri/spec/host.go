@@ -10,6 +10,8 @@ import (
 	"github.com/moby/sys/capability"
 	selinux "github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 )
 
 // defaultAppArmor is the name of the profile that confines containers which ask for the runtime's default.
@@ -43,6 +45,11 @@ func DetectNode() (Node, error) {
 		return Node{}, fmt.Errorf("look at the cgroups of /sys/fs/cgroup: %w", err)
 	}
 	n.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
+	unified, err := cgrouptree.FindUnified()
+	if err != nil {
+		return Node{}, err
+	}
+	n.CgroupFlags = unified.Flags
 	if err := n.detectControllers(); err != nil {
 		return Node{}, err
 	}

@@ -82,7 +82,7 @@ func (b *Builder) kernelMounts(in Input) []specs.Mount {
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: devpts(user)},
 		sys,
-		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", sysMode}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append([]string{"nosuid", "noexec", "nodev", "relatime", sysMode}, b.hierarchyFlags(in)...)},
 	}
 	shm := in.Shm
 	if shm == "" {
@@ -106,6 +106,15 @@ func devpts(u *model.UserNamespace) []string {
 		opts = append(opts, "gid=5")
 	}
 	return opts
+}
+
+// hierarchyFlags are those that a mount of cgroup v2 has to name: in the node's cgroup namespace, where privileged containers
+// are, it would take them from the hierarchy as a whole.
+func (b *Builder) hierarchyFlags(in Input) []string {
+	if !in.Config.Security.Privileged || !b.node.CgroupV2 {
+		return nil
+	}
+	return b.node.CgroupFlags
 }
 
 // podFiles are the pod's files below /etc. They go with the root filesystem: where that is read-only, so are they.

@@ -45,6 +45,14 @@ func TestKernelMountsFitTheNamespaces(t *testing.T) {
 	if mode(mountAt(sp, "/sys")) != "rw" || mode(mountAt(sp, "/sys/fs/cgroup")) != "rw" {
 		t.Error("a privileged container cannot write /sys")
 	}
+	node := testNode()
+	node.CgroupFlags = []string{"nsdelegate"}
+	for _, v2 := range []bool{false, true} {
+		node.CgroupV2 = v2
+		if m := mountAt(build(t, node, in).Spec, "/sys/fs/cgroup"); slices.Contains(m.Options, "nsdelegate") != v2 {
+			t.Errorf("cgroup v2 %v: the mount of a privileged container would change the node's flags: %v", v2, m.Options)
+		}
+	}
 	if mode(mountAt(sp, "/etc/hosts")) != "ro" || !sp.Root.Readonly {
 		t.Error("the root filesystem is not read-only")
 	}
