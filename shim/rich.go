@@ -189,9 +189,10 @@ func (r *rich) close() {
 func (r *rich) exit(init ending) ending {
 	record := r.read()
 	r.mu.Lock()
-	stops, byUnit, oomRun := r.stops, r.byUnit, r.oomRun
+	stops, byUnit, oomRun, oomSeen := r.stops, r.byUnit, r.oomRun, r.oomSeen
 	r.mu.Unlock()
 	end := ending{Exit: task.Exit{ExitedAt: init.ExitedAt}, endedAt: init.ExitedAt}
+	struck := init.OOMKilled && init.Code == 128+uint32(unix.SIGKILL) && !r.c.killed.Load() && r.c.s.oom.count(r.c) > oomSeen
 	last := richrun.Run{}
 	if n := len(record.Runs); n > 0 {
 		last = record.Runs[n-1]
@@ -215,7 +216,8 @@ func (r *rich) exit(init ending) ending {
 	if last.Ended && end.Code == uint32(last.Code) {
 		end.signal, end.endedAt = unix.Signal(last.Signal), last.EndedAt
 	}
-	end.OOMKilled = last.N > 0 && last.Signal == int(unix.SIGKILL) && (last.OOM || oomRun == last.N)
+	end.OOMKilled = last.N > 0 && last.Signal == int(unix.SIGKILL) && (last.OOM || oomRun == last.N) ||
+		struck && !record.Done && !last.Ended // the init itself, and the application went with it
 	return end
 }
 

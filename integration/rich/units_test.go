@@ -34,34 +34,6 @@ func onSystemd(t *testing.T, tag string, units map[string]string) (*harness.Node
 	return n, ref
 }
 
-func TestAnOOMOfAServiceLeavesTheApplication(t *testing.T) {
-	n, ref := onSystemd(t, "oom", map[string]string{
-		"hungry.service": "[Service]\nExecStart=/usr/local/bin/probe sleep=500ms grow\nExecStopPost=/bin/sh -c 'echo $SERVICE_RESULT >/witness/new; mv /witness/new /witness/result'\n"})
-	dir := t.TempDir()
-	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "wait", "exit=2"), func(c *runtime.ContainerConfig) {
-		c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 256<<20, 256<<20
-		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
-	})
-	c.AwaitLine(t, boot, "waiting")
-	// An exec into a container that is out of memory would call for the next victim.
-	var result []byte
-	harness.Eventually(t, "the service was killed", func() bool {
-		b, err := os.ReadFile(filepath.Join(dir, "result"))
-		result = b
-		return err == nil
-	})
-	if got := strings.TrimSpace(string(result)); got != "signal" && got != "oom-kill" {
-		t.Fatalf("the service ended with %s", got)
-	}
-	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
-		t.Fatalf("the container is %s, %s", s.State, s.Reason)
-	}
-	c.Stop(t, 20)
-	if s := c.Status(t); s.ExitCode != 2 || s.Reason == "OOMKilled" {
-		t.Errorf("code %d, reason %s", s.ExitCode, s.Reason)
-	}
-}
-
 func TestTheFailureOfAWatchedUnitEndsTheContainer(t *testing.T) {
 	n, ref := onSystemd(t, "watch", map[string]string{
 		"watched.service": "[Service]\nExecStart=/usr/local/bin/probe sleep=1s exit=7\n", "other.service": "[Service]\nExecStart=/bin/false\n",
