@@ -21,7 +21,7 @@ const maxAccounts = 4 << 20
 const oomGroupFile = "memory.oom.group"
 
 // launched gives what the launcher is to run: a process as the specification of a plain container has it.
-func launched(r Request, image *image) (richrun.App, error) {
+func (n Node) launched(r Request, image *image) (richrun.App, error) {
 	p, o := r.Spec.Process, r.Choice.Options
 	app := richrun.App{
 		Args: p.Args, Env: p.Env, UID: p.User.UID, GID: p.User.GID, Groups: p.User.AdditionalGids, Dir: p.Cwd, Umask: p.User.Umask,
@@ -38,12 +38,12 @@ func launched(r Request, image *image) (richrun.App, error) {
 		}
 		app.Env = append(slices.Clone(app.Env), "HOME="+home)
 	}
-	for _, l := range p.Rlimits {
-		n, ok := rlimits[l.Type]
+	for _, l := range n.limits(p) {
+		number, ok := rlimits[l.Type]
 		if !ok {
 			return app, fmt.Errorf("limit %s is unknown: %w", l.Type, errdefs.ErrInvalidArgument)
 		}
-		app.Rlimits = append(app.Rlimits, richrun.Rlimit{Resource: n, Soft: l.Soft, Hard: l.Hard})
+		app.Rlimits = append(app.Rlimits, richrun.Rlimit{Resource: number, Soft: l.Soft, Hard: l.Hard})
 	}
 	if p.Capabilities != nil && p.User.UID != 0 {
 		for _, name := range p.Capabilities.Ambient {
@@ -55,6 +55,14 @@ func launched(r Request, image *image) (richrun.App, error) {
 		}
 	}
 	return app, nil
+}
+
+// limits are those that a plain container would have: systemd gives its services others for open files.
+func (n Node) limits(p *specs.Process) []specs.POSIXRlimit {
+	if n.OpenFiles == nil || slices.ContainsFunc(p.Rlimits, func(l specs.POSIXRlimit) bool { return l.Type == n.OpenFiles.Type }) {
+		return p.Rlimits
+	}
+	return append(slices.Clone(p.Rlimits), *n.OpenFiles)
 }
 
 // homeOf gives a user's home as the image's /etc/passwd says it, as a plain container's first process gets it.

@@ -39,9 +39,8 @@ type Node struct {
 	SystemdHierarchy string
 	// Unified is where the hierarchy of cgroup v2 is mounted, also where controllers are those of v1; empty: nowhere.
 	Unified string
-	// NSDelegate says whether the kernel keeps a cgroup namespace from changing the limits of its root, now: whoever mounts
-	// the hierarchy can switch that. Nil: it does not.
-	NSDelegate func() (bool, error)
+	// OpenFiles is RLIMIT_NOFILE of a container that asks for none; nil: it is not known. An init may have another for its services.
+	OpenFiles *specs.POSIXRlimit
 	// Handlers gives modes to runtime handlers by name.
 	Handlers map[string]Mode
 	// RootNamespaces and RootHandlers may run an init as root where CRI asks for another user or for no_new_privs.

@@ -56,7 +56,7 @@ func (n Node) realInit(r Request, image *image, initPath string) (*realInit, err
 		Mode: string(r.Choice.Mode), ShutdownTimeout: r.Choice.Options.ShutdownTimeout, WatchUnits: r.Choice.Options.WatchUnits,
 		Delegate: true, OwnerUID: hostID(r.UIDs, 0), OwnerGID: hostID(r.GIDs, 0),
 	}
-	app, err := launched(r, image)
+	app, err := n.launched(r, image)
 	if err != nil {
 		return nil, r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}

@@ -2,8 +2,12 @@ package server
 
 import (
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
@@ -53,16 +57,34 @@ func (c Config) richNode(pouchInit string, cgroupV2 bool, cgroups cgrouptree.Mou
 	if err != nil {
 		return richcontainer.Node{}, err
 	}
+	files, err := openFiles(pouchInit)
+	if err != nil {
+		return richcontainer.Node{}, err
+	}
 	unified, err := cgrouptree.FindUnified()
 	if err != nil {
 		return richcontainer.Node{}, err
 	}
 	return richcontainer.Node{
-		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Unified: unified.Mountpoint, Handlers: handlers,
-		NSDelegate: func() (bool, error) {
-			now, err := cgrouptree.FindUnified()
-			return slices.Contains(now.Flags, cgrouptree.NSDelegate), err
-		},
+		PouchInit: pouchInit, CgroupV2: cgroupV2, SystemdHierarchy: cgroups["name=systemd"], Unified: unified.Mountpoint, OpenFiles: files, Handlers: handlers,
 		RootNamespaces: c.Rich.RootNamespaces, RootHandlers: c.Rich.RootHandlers, ComponentsDir: c.Rich.ComponentsDir,
 	}, nil
+}
+
+// openFiles gives the RLIMIT_NOFILE that containers inherit. Go raises a process's own at its start and gives the programs
+// that it runs what it was before: so one is run for a look.
+func openFiles(pouchInit string) (*specs.POSIXRlimit, error) {
+	cmd := exec.Command(pouchInit, "hold")
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("run pouch-init: %w", err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	var l unix.Rlimit
+	if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_NOFILE, nil, &l); err != nil {
+		return nil, fmt.Errorf("look at the limit of open files: %w", err)
+	}
+	return &specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: l.Cur, Hard: l.Max}, nil
 }
