@@ -24,7 +24,7 @@ const (
 func (n Node) hierarchyFor(r Request, version int) (hierarchy, error) {
 	switch {
 	case n.CgroupV2:
-		return allOfV2, n.limitsHold(r)
+		return allOfV2, nil
 	case n.SystemdHierarchy != "" && version < systemdNeverV1:
 		return namedV1, nil
 	case n.Unified != "":
@@ -36,26 +36,6 @@ func (n Node) hierarchyFor(r Request, version int) (hierarchy, error) {
 	}
 	return 0, r.Choice.refuse(errdefs.ErrFailedPrecondition,
 		"the node has cgroup v1 without the hierarchy of systemd: mount it (mkdir /sys/fs/cgroup/systemd; mount -t cgroup -o none,name=systemd systemd /sys/fs/cgroup/systemd)")
-}
-
-// limitsHold insists that root in the container cannot lift its limits. With cgroupfs as the driver these belong to a cgroup
-// above the one that it sees. A scope of systemd has no room for another level, there the kernel itself has to refuse it.
-func (n Node) limitsHold(r Request) error {
-	if !bySystemd(r.Spec.Linux.CgroupsPath) {
-		return nil
-	}
-	safe := false
-	if n.NSDelegate != nil {
-		var err error
-		if safe, err = n.NSDelegate(); err != nil {
-			return r.Choice.refuse(errdefs.ErrInternal, "%w", err)
-		}
-	}
-	if !safe {
-		return r.Choice.refuse(errdefs.ErrFailedPrecondition,
-			"root in the container could lift its limits, for the node's cgroups are mounted without nsdelegate: mount -o remount,nsdelegate,memory_recursiveprot %s, or use the cgroup driver cgroupfs for kubelet and cri-pouch", cgroupFolder)
-	}
-	return nil
 }
 
 // writableCgroups lets systemd make cgroups below the container's own, and lift no limit: on v2 the container's processes
@@ -90,16 +70,13 @@ func (i *realInit) ownCgroup(hierarchy, at string) specs.Mount {
 	return own
 }
 
-// bySystemd says that the cgroup is systemd's to make, which has "slice:prefix:name" for a path.
-func bySystemd(spec string) bool { return strings.Count(spec, ":") == 2 }
-
 // cgroupPath gives a container's cgroup below the root of a hierarchy. Of systemd's driver the form is "slice:prefix:name",
 // where a slice lies in those that its name lists: a-b.slice is a.slice/a-b.slice (systemd.slice(5)).
 func cgroupPath(spec string) string {
-	if !bySystemd(spec) {
+	parts := strings.Split(spec, ":")
+	if len(parts) != 3 {
 		return path.Join("/", spec)
 	}
-	parts := strings.Split(spec, ":")
 	out, above := "/", ""
 	for _, p := range strings.Split(strings.TrimSuffix(parts[0], ".slice"), "-") {
 		if p == "" {

@@ -1,11 +1,8 @@
 package richcontainer
 
 import (
-	"errors"
 	"slices"
 	"testing"
-
-	"github.com/containerd/errdefs"
 )
 
 func TestVersionsOfSystemdAndTheNodesCgroups(t *testing.T) {
@@ -46,38 +43,6 @@ func TestVersionsOfSystemdAndTheNodesCgroups(t *testing.T) {
 			}
 			if below.Source != tc.want.below || i >= 0 && (i != at+1 || !slices.Contains(below.Options, "rw")) {
 				t.Errorf("name=systemd is mount %d: %+v", i, below)
-			}
-		})
-	}
-}
-
-// With systemd as the driver nothing but nsdelegate keeps root inside from its own limits.
-func TestLimitsOfAScopeNeedTheKernelsProtection(t *testing.T) {
-	needRoot(t)
-	safe := func(is bool, err error) func() (bool, error) { return func() (bool, error) { return is, err } }
-	broken := errors.New("broken")
-	for name, tc := range map[string]struct {
-		cgroup   string
-		delegate func() (bool, error)
-		refused  func(error) bool
-	}{
-		"a scope with it":            {"kubepods.slice:cri-pouch:c1", safe(true, nil), nil},
-		"a scope without it":         {"kubepods.slice:cri-pouch:c1", safe(false, nil), errdefs.IsFailedPrecondition},
-		"a scope, nobody knows":      {"kubepods.slice:cri-pouch:c1", nil, errdefs.IsFailedPrecondition},
-		"a scope, it cannot be seen": {"kubepods.slice:cri-pouch:c1", safe(true, broken), errdefs.IsInternal},
-		"a folder":                   {"/pods/c1", safe(false, broken), nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			r := request(t, Systemd, rootfs(t, debian(nil)))
-			r.Spec.Linux.CgroupsPath = tc.cgroup
-			n := v2
-			n.NSDelegate = tc.delegate
-			_, err := n.Prepare(r)
-			if tc.refused == nil && err != nil {
-				t.Error(err)
-			}
-			if tc.refused != nil {
-				wantError(t, err, tc.refused, "systemd mode (annotation rich.cri-pouch.io/mode)")
 			}
 		})
 	}

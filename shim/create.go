@@ -147,9 +147,11 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 	if c.logFile, err = crilog.New(c.options.GetLogPath(), func(err error) { c.log.WithError(err).Error("log") }); err != nil {
 		return err
 	}
-	if err := c.delegate(config); err != nil {
+	standIn, err := c.delegate(config)
+	if err != nil {
 		return err
 	}
+	defer standIn.end()
 	if c.lc, err = libcontainer.Create(c.s.dir.Libcontainer(), c.id, config); err != nil {
 		return err
 	}
@@ -238,7 +240,7 @@ func (c *container) dismantle() error {
 	if c.lc != nil {
 		err = errors.Join(err, c.lc.Destroy())
 	}
-	return errors.Join(err, c.tree.Remove(ctx), c.s.clear(c))
+	return errors.Join(err, c.outer.remove(), c.tree.Remove(ctx), c.s.clear(c))
 }
 
 // undo removes what a failed creation left.

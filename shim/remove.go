@@ -27,10 +27,8 @@ func (c *container) remove(ctx context.Context) error {
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
-	if c.outer != nil {
-		if err := c.tree.Remove(ctx); err != nil {
-			return fmt.Errorf("delete container %s: %w", c.id, err)
-		}
+	if err := c.outer.remove(); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	if err := c.s.clear(c); err != nil {
 		return err

@@ -35,28 +35,39 @@ func (o *outerCgroup) update(id string, r *specs.LinuxResources) error {
 	return nil
 }
 
+// remove takes the cgroup away, with what is below it. It is empty.
+func (o *outerCgroup) remove() error {
+	if o == nil {
+		return nil
+	}
+	return o.manager.Destroy()
+}
+
 // delegates says whether pid 1 manages cgroups of its own.
 func (c *container) delegates() bool { return c.rich != nil && c.rich.plan.Delegate }
 
 // delegate makes the cgroup that an init is to manage on cgroup v2, below the one with the limits: root of the container could
-// lift those of the cgroup that it sees as the root. systemd as the node's driver has no room for another level in its scopes;
-// there the kernel itself refuses that (nsdelegate, cgroups(7)), and libcontainer gives the scope to the container's root.
-func (c *container) delegate(config *configs.Config) error {
-	if !c.delegates() || len(c.tree) != 1 || c.options.GetSystemdCgroup() {
-		return nil
+// lift those of the cgroup that it sees as the root. The kernel's own protection (nsdelegate, cgroups(7)) does not do: the next
+// cgroup namespace inside of the container's is not held by it. The stand-in, if there is one, has to stay until the
+// container is in its cgroup.
+func (c *container) delegate(config *configs.Config) (s *standIn, err error) {
+	if !c.delegates() || len(c.tree) != 1 {
+		return nil, nil
 	}
-	m, err := manager.New(config.Cgroups)
+	if c.options.GetSystemdCgroup() {
+		if s, err = startStandIn(); err != nil {
+			return nil, err
+		}
+	}
+	inner, err := c.makeOuter(config, s)
 	if err == nil {
-		err = m.Apply(-1)
+		err = c.hand(inner)
 	}
 	if err != nil {
-		return fmt.Errorf("make cgroup: %w", err)
+		s.end()
+		return nil, err
 	}
-	inner, err := c.makeInner(config, m)
-	if err != nil {
-		return err
-	}
-	return c.hand(inner)
+	return s, nil
 }
 
 // handOver gives the init its cgroups of the hierarchies without controllers, on cgroup v1 and beside it. pid 1 does not run yet.
@@ -74,28 +85,47 @@ func (c *container) handOver() error {
 	return nil
 }
 
-// makeInner gives the limits to the outer cgroup and leads the container into the inner one.
-func (c *container) makeInner(config *configs.Config, outer cgroups.Manager) (string, error) {
-	if err := outer.Set(config.Cgroups.Resources); err != nil {
-		return "", fmt.Errorf("limit cgroup: %w", err)
+// makeOuter gives the limits to the outer cgroup, leads the container into an inner one and gives that one's folder.
+func (c *container) makeOuter(config *configs.Config, s *standIn) (string, error) {
+	limited := *config.Cgroups
+	limited.OwnerUID = nil // the inner one is the container's
+	outer, err := manager.New(&limited)
+	if err != nil {
+		return "", fmt.Errorf("cgroup: %w", err)
 	}
-	c.outer = &outerCgroup{outer, config.Cgroups}
+	c.outer = &outerCgroup{outer, &limited}
+	if err := outer.Apply(s.pid()); err != nil {
+		return "", fmt.Errorf("make cgroup: %w", err)
+	}
+	if err := s.stepAside(outer.Path("")); err != nil {
+		return "", err
+	}
+	inner, m, err := innerOf(outer, config)
+	if err == nil {
+		err = m.Apply(-1)
+	}
+	if err == nil {
+		err = outer.Set(limited.Resources)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make inner cgroup: %w", err)
+	}
+	config.Cgroups = inner
+	return m.Path(""), nil
+}
+
+// innerOf describes the cgroup below an outer one; systemd knows nothing of it.
+func innerOf(outer cgroups.Manager, config *configs.Config) (*cgroups.Cgroup, cgroups.Manager, error) {
 	inner := *config.Cgroups
+	inner.Systemd, inner.Name, inner.Parent, inner.ScopePrefix = false, "", "", ""
 	inner.Path = filepath.Join(outer.Path(""), innerCgroup)
 	if relative, err := filepath.Rel(cgroupRoot, inner.Path); err == nil {
 		inner.Path = "/" + relative
 	}
 	// The outer cgroup's device rules hold below it. libcontainer starts nothing without rules, so it gets the same again.
 	inner.Resources = &cgroups.Resources{Devices: config.Cgroups.Resources.Devices}
-	config.Cgroups = &inner
 	m, err := manager.New(&inner)
-	if err == nil {
-		err = m.Apply(-1)
-	}
-	if err != nil {
-		return "", fmt.Errorf("make inner cgroup: %w", err)
-	}
-	return m.Path(""), nil
+	return &inner, m, err
 }
 
 // cgroupRoot is where libcontainer looks for cgroup v2; its paths count from there.

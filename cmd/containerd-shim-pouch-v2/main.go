@@ -32,6 +32,9 @@ func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
 		libcontainer.Init() // becomes the container's program and never returns
 	}
+	if len(os.Args) > 1 && os.Args[1] == shim.StandInRole {
+		shim.StandIn()
+	}
 	// libcontainer locks routines to threads and lets them die with them. The main thread does not die: the process
 	// would be left in a container's mount namespace. So nothing but main may run on it.
 	runtime.LockOSThread()

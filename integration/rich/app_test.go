@@ -1,6 +1,9 @@
 package rich
 
 import (
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -226,22 +229,70 @@ func standardInput(t *testing.T, n *harness.Node, m machine, ref string) {
 	}
 }
 
-// Memory and pids of the whole tree are limited, and root inside cannot lift that.
+// lift tries to mount the hierarchy anew and to write to all limits that are seen, also from further namespaces: the kernel
+// protects what is the root of the writer's own cgroup namespace, and nothing above it.
+const lift = `
+export all='for f in $(find /sys/fs/cgroup /tmp/cg -type f | grep -E "/(memory|pids|cpu|cpuset)[.][a-z_.]*$"); do for v in max -1 0-1024 536870912; do echo $v >$f; done; done'
+mkdir -p /tmp/cg
+exec 2>/dev/null
+mount -t cgroup2 none /tmp/cg && echo mounted
+eval "$all"
+for more in "unshare -C" "unshare -UrCm"; do
+	$more sh -c 'eval "$all"; mount -t cgroup2 none /tmp/cg && mkdir /tmp/cg/x && echo $$ >/tmp/cg/x/cgroup.procs && unshare -UrC sh -c "$all"'
+done
+true`
+
+// Memory, pids and CPU of the whole tree are limited, and root inside cannot lift that.
 func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref string) {
-	p := n.RunPod(t, pod(m.mode), func(c *runtime.PodSandboxConfig) {})
+	v2 := onV2(t)
+	p := n.RunPod(t, pod(m.mode))
 	c := p.Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
-		c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 200<<20, 200<<20
+		r := c.Linux.Resources
+		r.MemoryLimitInBytes, r.MemorySwapLimitInBytes, r.CpuQuota, r.CpuPeriod = 200<<20, 200<<20, 150000, 100000
+		if v2 {
+			r.Unified = map[string]string{"pids.max": "300", "memory.high": "190000000"}
+		}
 	})
 	c.AwaitLine(t, boot, "waiting")
-	lift := `for f in $(find /sys/fs/cgroup -name 'memory.max' -o -name 'memory.limit_in_bytes' -o -name pids.max 2>/dev/null); do echo max >$f || echo -1 >$f; done 2>/dev/null; mkdir /tmp/cg && mount -t cgroup2 none /tmp/cg 2>/dev/null && echo mounted`
+	before := limits(t, n, c)
 	if _, out := exec(t, c, "sh", "-c", lift); strings.Contains(out, "mounted") {
 		t.Errorf("a cgroup hierarchy could be mounted")
+	}
+	if after := limits(t, n, c); !maps.Equal(after, before) {
+		t.Errorf("root inside has changed the limits from %v to %v", before, after)
 	}
 	// What is not the application's is limited as well.
 	r, err := n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"probe", "grow"}, Timeout: 50})
 	if err == nil && r.ExitCode != 137 {
 		t.Errorf("more than the limit was taken: code %d", r.ExitCode)
 	}
+}
+
+// limits gives those of a container, by file, as the node sees them.
+func limits(t *testing.T, n *harness.Node, c *harness.Container) map[string]string {
+	t.Helper()
+	dirs, err := n.Cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, dir := range dirs {
+		if !strings.Contains(filepath.Base(dir), c.ID) {
+			continue
+		}
+		for _, name := range []string{
+			"memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max", "cpu.weight",
+			"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us", "cpu.shares", "cpuset.cpus",
+		} {
+			if b, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+				found[filepath.Join(dir, name)] = strings.TrimSpace(string(b))
+			}
+		}
+	}
+	if !slices.Contains(slices.Collect(maps.Values(found)), "209715200") {
+		t.Fatalf("the container has no limit of memory: %v", found)
+	}
+	return found
 }
 
 func podSecurityHolds(t *testing.T, n *harness.Node, m machine, ref string) {

@@ -64,9 +64,6 @@ type Unified struct {
 // unifiedPlaces are where libcontainer looks for v2's hierarchy: alone, and beside those of v1.
 var unifiedPlaces = []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}
 
-// NSDelegate is the flag with which the limits of a cgroup namespace's root cannot be changed from inside (cgroups(7)).
-const NSDelegate = "nsdelegate"
-
 // FindUnified looks for the hierarchy of cgroup v2.
 func FindUnified() (Unified, error) {
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
