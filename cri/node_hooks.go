@@ -34,7 +34,7 @@ func (s *Service) addNodeHooks(rec model.Container, pod map[string]string, out s
 	if chosen.Hooks == nil {
 		return nil
 	}
-	plan := hookrun.NodePlan{Files: chosen.Files, Annotations: annotations}
+	plan := hookrun.NodePlan{Files: chosen.Files, PouchInit: s.PouchInit, Annotations: annotations}
 	if err := plan.Write(s.bundleDir(rec.ID)); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
  *   hold    pid 1 of a pod's shared pid namespace: it reaps, and ends on SIGTERM or SIGINT.
  *   init    pid 1 of a container in dumb-init mode: init COMMAND [ARGUMENT...]
  *   hook    runs a container's hook: hook COMMAND [ARGUMENT...]
+ *   enter   runs a program in the namespaces of a process: enter PID PROGRAM ARGV0 [ARGUMENT...]
  *   launch  runs a rich container's application under a real init: launch [FILE], launch unit NAME
  */
 #include <stdio.h>
@@ -17,6 +18,7 @@ static const struct {
 	{"hold", hold},
 	{"init", supervise},
 	{"hook", hook},
+	{"enter", enter},
 	{"launch", launch},
 };
 
@@ -40,6 +42,6 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
 		if (argc > 1 && !strcmp(argv[1], roles[i].name))
 			return roles[i].run(argc - 2, argv + 2);
-	fputs("usage: pouch-init hold | init COMMAND [ARGUMENT...] | hook COMMAND [ARGUMENT...] | launch [FILE] | launch unit NAME\n", stderr);
+	fputs("usage: pouch-init hold | init COMMAND [ARGUMENT...] | hook COMMAND [ARGUMENT...] | enter PID PROGRAM ARGV0 [ARGUMENT...] | launch [FILE] | launch unit NAME\n", stderr);
 	return 2;
 }

@@ -15,6 +15,10 @@ int supervise(int argc, char **argv);
  * zombie of it reaches the container's program. SIGTERM and SIGINT go to the command. */
 int hook(int argc, char **argv);
 
+/* enter runs a program in the namespaces of a process and gives its code as hook does. It waits first until descriptor 3 is
+ * closed at the other end. The program's path is looked up in the process's mount namespace, from that one's root. */
+int enter(int argc, char **argv);
+
 /* launch runs a rich container's application as a service of whatever init the container has. See launch.c. */
 int launch(int argc, char **argv);
 

@@ -83,7 +83,7 @@ func (c *container) build(spec *specs.Spec) (err error) {
 	after, err := within(createLimit+c.node.extra(), "creation", c.killLate, func() error {
 		return c.s.launched(func() error { return c.launch(config, spec.Process) })
 	})
-	err = c.node.explain(err)
+	err = c.node.own(err)
 	if err == nil {
 		go c.watch()
 		return nil
@@ -160,7 +160,6 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 		return err
 	}
 	err = c.lc.Start(lp)
-	c.node.created()
 	theirs.close()
 	if err == nil {
 		if tty, ok := io.(interface{ receive() error }); ok {

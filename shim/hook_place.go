@@ -30,11 +30,16 @@ type prestartPlace struct {
 }
 
 func newPrestartPlace(c *container) *prestartPlace {
-	base := c.tree
-	if c.outer != nil {
-		base = c.tree.Sub(innerCgroup) // libcontainer knows no other
-	}
+	base := c.processes()
 	return &prestartPlace{c: c, base: base, sub: base.Sub(hookCgroup)}
+}
+
+// processes is the cgroup that the container's processes begin in.
+func (c *container) processes() cgrouptree.Tree {
+	if c.outer != nil {
+		return c.tree.Sub(innerCgroup) // libcontainer knows no other
+	}
+	return c.tree
 }
 
 func (p *prestartPlace) tree() cgrouptree.Tree { return p.sub }

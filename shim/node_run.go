@@ -2,15 +2,18 @@ package shim
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -18,34 +21,22 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
 )
 
-// leftoverLimit is how long the end of a hook's output is waited for when the hook has ended: what it left behind may hold it.
-const leftoverLimit = 100 * time.Millisecond
-
 // runOnHost runs a hook of the node in the shim's own namespaces, in a process group of its own, which is killed when the
 // hook fails or is late. What a hook that succeeded left running is its own affair.
 func runOnHost(hook specs.Hook, state specs.State, limit time.Duration) hookrun.Result {
-	begun := time.Now()
-	stdio, err := newHookStdio(state)
-	if err != nil {
-		return cannotRun(begun, err)
+	return runCommand(&exec.Cmd{Path: hook.Path, Args: arguments(hook), Env: environment(hook)}, state, limit, nil)
+}
+
+// runEntered runs a createContainer hook: a program of the node's in the container's namespaces and cgroup, where the node's
+// files are still seen.
+func (h *nodeHooks) runEntered(hook specs.Hook, state specs.State, limit time.Duration) hookrun.Result {
+	init := state.Pid
+	state.Pid = pidInside(init)
+	if h.plan.PouchInit == "" {
+		return cannotRun(time.Now(), fmt.Errorf("the plan has no pouch-init: %w", errdefs.ErrInvalidArgument))
 	}
-	cmd := exec.Cmd{
-		Path: hook.Path, Args: arguments(hook), Env: environment(hook), Dir: "/",
-		Stdin: stdio.stdin, Stdout: stdio.theirs, Stderr: stdio.theirs,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
-	}
-	err = cmd.Start()
-	stdio.started()
-	if err != nil {
-		stdio.finish()
-		return cannotRun(begun, err)
-	}
-	p := hookProcess{
-		pid:  cmd.Process.Pid,
-		kill: func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) },
-		reap: cmd.Process.Wait,
-	}
-	return p.result(begun, limit, stdio)
+	args := append([]string{"pouch-enter", strconv.Itoa(init), hook.Path}, arguments(hook)...)
+	return runCommand(&exec.Cmd{Path: h.plan.PouchInit, Args: args, Env: environment(hook)}, state, limit, h.c.processes().Take)
 }
 
 // startContainerHooks runs the node's hooks inside the created container, before anything of the pod's author runs there.
@@ -71,8 +62,8 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 	begun := time.Now()
 	state.Pid = pidInside(state.Pid)
 	spec := *h.process
-	spec.Args, spec.Env, spec.Terminal = arguments(hook), environment(hook), false
-	spec.Args = append([]string{hook.Path}, spec.Args[1:]...)
+	// libcontainer looks the program up by argv[0].
+	spec.Args, spec.Env, spec.Terminal = append([]string{hook.Path}, arguments(hook)[1:]...), environment(hook), false
 	lp, err := newProcess(&spec)
 	if err != nil {
 		return cannotRun(begun, err)
@@ -85,20 +76,18 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 	_, ended := h.c.s.launches.begin()
 	defer ended()
 	// What ends one that hangs before its execve ends the container too, which is what becomes of it after such a failure.
-	after, err := within(limit, "start of the hook", h.c.killSilently, func() error { return h.c.lc.Start(lp) })
-	select {
-	case <-after:
-		stdio.started()
-	default:
+	after, err := within(limit, "start of the hook", h.c.killSilently, func() error {
+		defer stdio.started()
+		return h.c.lc.Start(lp)
+	})
+	if err != nil {
 		go func() {
 			<-after
-			stdio.started()
 			h.c.reap(lp)
 		}()
-	}
-	if err != nil {
-		stdio.finish()
-		return cannotRun(begun, explain(err))
+		r := cannotRun(begun, explain(err))
+		r.Output = stdio.finish()
+		return r
 	}
 	pid, err := lp.Pid()
 	if err != nil {
@@ -117,6 +106,64 @@ func (c *container) killSilently() {
 	c.killLate()
 }
 
+// runCommand runs a program of the node. With place it waits before it does anything until it has been put there.
+func runCommand(cmd *exec.Cmd, state specs.State, limit time.Duration, place func(pid int) error) hookrun.Result {
+	begun := time.Now()
+	stdio, err := newHookStdio(state)
+	if err != nil {
+		return cannotRun(begun, err)
+	}
+	cmd.Dir, cmd.SysProcAttr = "/", &syscall.SysProcAttr{Setpgid: true}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdio.stdin, stdio.theirs, stdio.theirs
+	goOn := func() {}
+	if place != nil {
+		wait, held, err := os.Pipe()
+		if err != nil {
+			stdio.started()
+			stdio.finish()
+			return cannotRun(begun, err)
+		}
+		defer wait.Close()
+		goOn = func() { _ = held.Close() }
+		defer goOn()
+		cmd.ExtraFiles = []*os.File{wait}
+	}
+	err = cmd.Start()
+	stdio.started()
+	if err != nil {
+		stdio.finish()
+		return cannotRun(begun, err)
+	}
+	p := hookProcess{
+		pid:  cmd.Process.Pid,
+		kill: func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) },
+		reap: cmd.Process.Wait,
+	}
+	if place != nil {
+		err = place(p.pid)
+		if err != nil {
+			p.kill()
+		}
+		goOn()
+	}
+	r := p.result(begun, limit, stdio)
+	if err != nil {
+		r.Message = err.Error()
+	}
+	return r
+}
+
+// arguments are argv; a hook without has its path.
+func arguments(hook specs.Hook) []string {
+	if len(hook.Args) == 0 {
+		return []string{hook.Path}
+	}
+	return hook.Args
+}
+
+// environment is never nil, which would mean the shim's own.
+func environment(hook specs.Hook) []string { return append([]string{}, hook.Env...) }
+
 // pidInside gives a process's pid in its own pid namespace (NSpid of proc(5) status); 0 if that cannot be told.
 func pidInside(pid int) int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -127,13 +174,16 @@ func pidInside(pid int) int {
 	line, _, _ := strings.Cut(rest, "\n")
 	inside := 0
 	for field := range strings.FieldsSeq(line) {
-		_, _ = fmt.Sscan(field, &inside)
+		inside, _ = strconv.Atoi(field)
 	}
 	return inside
 }
 
 func cannotRun(begun time.Time, err error) hookrun.Result {
-	return hookrun.Result{Outcome: hookrun.Failed, ExitCode: 126, StartedAt: begun, Duration: time.Since(begun), Message: "cannot be run: " + err.Error()}
+	if pe := (*os.PathError)(nil); errors.As(err, &pe) { // the path is named anyway
+		err = pe.Err
+	}
+	return hookrun.Result{Outcome: hookrun.Failed, ExitCode: unrunnableCode, StartedAt: begun, Duration: time.Since(begun), Message: "cannot be run: " + err.Error()}
 }
 
 // hookProcess is a hook that has been started: a child of the shim that nobody else reaps.
@@ -153,21 +203,21 @@ func (p hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStd
 	select {
 	case r.ExitCode = <-ended:
 	case <-timer.C:
-		r.Outcome, r.Message = hookrun.TimedOut, fmt.Sprintf("did not end within %s and was killed", limit.Round(100*time.Millisecond))
+		r.Outcome = hookrun.TimedOut
 		p.kill()
 		timer.Reset(killLimit)
 		select {
 		case r.ExitCode = <-ended:
 		case <-timer.C:
-			r.Message, r.ExitCode = r.Message+", which did not end it", 137
+			r.Message, r.ExitCode = "it was killed and does not end", 128+int(unix.SIGKILL)
 		}
 	}
 	if r.Outcome == hookrun.Succeeded && r.ExitCode != 0 {
 		r.Outcome = hookrun.Failed
 		p.kill() // what is left of its group
 	}
-	r.Output = stdio.finish()
 	r.Duration = time.Since(begun)
+	r.Output = stdio.finish()
 	return r
 }
 
@@ -177,8 +227,7 @@ func (p hookProcess) wait() int {
 		_ = fd.Wait()
 		_ = fd.Close()
 	}
-	state, _ := p.reap()
-	if state != nil {
+	if state, _ := p.reap(); state != nil {
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok {
 			return int(code(ws))
 		}
@@ -188,10 +237,9 @@ func (p hookProcess) wait() int {
 
 // hookStdio are the state on stdin and one pipe for all output.
 type hookStdio struct {
-	stdin, theirs, ours *os.File
-	tail                tail
-	done                chan struct{}
-	once                sync.Once
+	stdin, theirs *os.File
+	output        *hookOutput
+	once          sync.Once
 }
 
 func newHookStdio(state specs.State) (*hookStdio, error) {
@@ -204,24 +252,18 @@ func newHookStdio(state specs.State) (*hookStdio, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the state: %w", err)
 	}
-	stdin := os.NewFile(uintptr(fd), "state")
-	if _, err = stdin.Write(text); err == nil {
-		_, err = stdin.Seek(0, io.SeekStart)
+	h := &hookStdio{stdin: os.NewFile(uintptr(fd), "state")}
+	if _, err = h.stdin.Write(text); err == nil {
+		_, err = h.stdin.Seek(0, io.SeekStart)
+	}
+	if err == nil {
+		h.output, h.theirs, err = newHookOutput(nil, hookrun.Hook{})
 	}
 	if err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("write state: %w", err)
+		h.stdin.Close()
+		return nil, fmt.Errorf("give the state to the hook: %w", err)
 	}
-	ours, theirs, err := os.Pipe()
-	if err != nil {
-		stdin.Close()
-		return nil, fmt.Errorf("make a pipe for output: %w", err)
-	}
-	h := &hookStdio{stdin: stdin, ours: ours, theirs: theirs, done: make(chan struct{})}
-	go func() {
-		defer close(h.done)
-		_, _ = io.Copy(&h.tail, ours)
-	}()
+	h.output.follower.start()
 	return h, nil
 }
 
@@ -233,27 +275,5 @@ func (h *hookStdio) started() {
 	})
 }
 
-// finish gives the end of the output.
-func (h *hookStdio) finish() string {
-	_ = h.ours.SetReadDeadline(time.Now().Add(leftoverLimit))
-	<-h.done
-	_ = h.ours.Close()
-	return h.tail.text()
-}
-
-// tail keeps the last bytes of what is written to it.
-type tail struct{ kept []byte }
-
-func (t *tail) Write(b []byte) (int, error) {
-	n := len(b)
-	if n > hookrun.OutputMax {
-		b = b[n-hookrun.OutputMax:]
-	}
-	if over := len(t.kept) + len(b) - hookrun.OutputMax; over > 0 {
-		t.kept = append(t.kept[:0], t.kept[over:]...)
-	}
-	t.kept = append(t.kept, b...)
-	return n, nil
-}
-
-func (t *tail) text() string { return strings.ToValidUTF8(string(t.kept), "?") }
+// finish gives the end of the output. What the hook left behind and holds the pipe is hardly waited for.
+func (h *hookStdio) finish() string { return h.output.finish() }
