@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
@@ -73,7 +72,6 @@ func (s *Service) noteNodeHooks(c *container, ended bool) {
 			continue
 		}
 		s.nodeFailures.WithLabelValues(string(r.Stage)).Inc()
-		log.WithFields(logrus.Fields{"hook": r.Name, "stage": r.Stage, "outcome": r.Outcome, "code": r.ExitCode, "output": r.Output}).
-			Warn("a hook of the node failed")
+		log.Warnf("the node's %s", r)
 	}
 }

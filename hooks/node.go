@@ -83,7 +83,9 @@ func (n *Node) Select(s NodeSubject) NodeSelection {
 func (n *Node) load() {
 	files := readNodeDirs(n.o.Dirs)
 	for i := range files {
-		n.bound(&files[i])
+		if files[i].Err == nil {
+			n.bound(&files[i])
+		}
 	}
 	n.mu.Lock()
 	n.files = files

@@ -242,3 +242,5 @@ func pidOf(t *testing.T, c *harness.Container) int {
 	}
 	return info.PID
 }
+
+func isNone(f *pouchv1.HookFile) bool { return f == nil }
