@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -97,8 +98,24 @@ func indent(w io.Writer, b []byte) error {
 		return err
 	}
 	out.WriteByte('\n')
-	_, err := out.WriteTo(w)
+	_, err := w.Write(escape(out.Bytes()))
 	return err
+}
+
+// escape writes what would steer a terminal as JSON's escapes, which mean the same. Encoders do so below the space only; all
+// else that is no character of ASCII stands in strings.
+func escape(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	for _, r := range string(text) {
+		if r < utf8.RuneSelf && r != '\x7f' || unicode.IsPrint(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, unit)
+		}
+	}
+	return out
 }
 
 // Size prints bytes with three digits and a decimal unit, as "12.3MB".

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"testing"
 	"time"
+	"unicode"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -44,6 +45,27 @@ func TestJSONWithInfo(t *testing.T) {
 	}
 	if got.Image.ID != "x" || got.Info.A.B != 1 || got.Info.C != "no json" {
 		t.Errorf("got %+v of %s", got, b.String())
+	}
+}
+
+// JSON means what it meant, and steers no terminal.
+func TestJSONLeavesTerminalsAlone(t *testing.T) {
+	said := "é世🙂 \ufffd \x1b[2J\x7f \u009b31m \u202e\u200b \U000e0041 \u00a0\n\"\\"
+	var b bytes.Buffer
+	if err := JSON(&b, &runtime.Image{Id: said}); err != nil {
+		t.Fatal(err)
+	}
+	var got struct{ ID string }
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil || got.ID != said {
+		t.Errorf("%v, %q becomes %q", err, said, got.ID)
+	}
+	if !bytes.Contains(b.Bytes(), []byte("é世🙂 \ufffd ")) {
+		t.Errorf("letters are escaped: %s", &b)
+	}
+	for _, r := range b.String() {
+		if r != '\n' && !unicode.IsPrint(r) {
+			t.Errorf("%q is let through: %q", r, &b)
+		}
 	}
 }
 
