@@ -13,8 +13,8 @@ import (
 )
 
 func (a *app) hooksCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "hooks", Short: "Hooks of the node", Args: exactly(0, "a command: list"), RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(a.hooksListCommand())
+	cmd := &cobra.Command{Use: "hooks", Short: "Hooks of the node and of pods", Args: exactly(0, "a command: list or test"), RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(a.hooksListCommand(), a.hooksTestCommand())
 	return cmd
 }
 
