@@ -88,7 +88,8 @@ func (s *show) run(ctx context.Context, wait bool) error {
 		return err
 	}
 	if wait {
-		return s.wait(ctx)
+		s.wait(ctx)
+		return nil
 	}
 	before, err := s.look(ctx)
 	if err != nil {

@@ -101,16 +101,13 @@ func (s *show) bringUp(ctx context.Context) error {
 	return nil
 }
 
-// wait says how to look at the pod, and ends it when the user is done.
-func (s *show) wait(ctx context.Context) error {
+// wait says how to look at the pod, until the user is done. Whatever he made meanwhile goes with the lab.
+func (s *show) wait(ctx context.Context) {
 	step("until Ctrl-C:\n      export CRI_POUCH_SOCKET=%s\n      cri-pouch exec -it %s bash", s.lab.Socket(), s.spec.Name)
 	if s.key != "" {
 		fmt.Printf("      ssh -i %s ops@%s\n", s.key, s.ip)
 	}
 	<-ctx.Done()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	return errors.Join(s.stop(ctx), s.remove(ctx))
 }
 
 // start pulls, creates and starts the container and gives the time at which the start began.
