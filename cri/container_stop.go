@@ -58,7 +58,7 @@ func (s *Service) stopContainer(ctx context.Context, c *container, grace time.Du
 		rest := s.shutdownTime(c.id, grace)
 		ended, err := c.awaitEnd(ctx, grace-rest)
 		if err == nil && !ended && rest > 0 { // the application has not ended, its init ends everything
-			if err := s.Runtime.Kill(ctx, c.id, uint32(sig), false); err != nil && !gone(err) {
+			if err := s.Runtime.Kill(ctx, c.id, uint32(sig), true); err != nil && !gone(err) {
 				return fmt.Errorf("shut down the init of container %s: %w", c.id, err)
 			}
 			ended, err = c.awaitEnd(ctx, rest)

@@ -180,11 +180,11 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 	if c.isEnding() { // there is nobody left
 		return nil
 	}
+	if c.rich != nil && signal != unix.SIGKILL {
+		return c.rich.stop(signal, all)
+	}
 	if all && signal != unix.SIGKILL {
 		return c.tree.Signal(signal)
-	}
-	if c.rich != nil && signal != unix.SIGKILL {
-		return c.rich.stop(signal)
 	}
 	if signal == unix.SIGKILL {
 		c.killed.Store(true)

@@ -26,6 +26,9 @@ const (
 	oomSettle = 200 * time.Millisecond
 	// unitFailedCode is the exit code of a container that a watched unit's failure ended.
 	unitFailedCode = 1
+	// tellAgain is how long after the shutdown signal it is sent again, and then after twice as long each time: an init that has
+	// only begun ignores it.
+	tellAgain = 300 * time.Millisecond
 	// neverStartedCode stands for an application whose init ended well before it was started.
 	neverStartedCode = 255
 )
@@ -43,7 +46,8 @@ type rich struct {
 
 	mu      sync.Mutex
 	closed  bool
-	stops   int    // asked for by the client
+	stopped bool   // by the client
+	all     bool   // not the application alone
 	byUnit  bool   // a watched unit's failure began the shutdown
 	oomSeen uint64 // kills in the container that did not end the application
 	oomRun  int    // number of the start that the OOM killer ended
@@ -110,21 +114,21 @@ func (r *rich) read() richrun.Record {
 }
 
 // finished says whether nothing more is to be waited for: the application is done, a watched unit has failed, or the client
-// has asked twice, or before there was an application.
+// wants an end of all, or of the application before there was one.
 func (r *rich) finished(record richrun.Record) bool {
 	r.mu.Lock()
-	stops := r.stops
+	stopped, all := r.stopped, r.all
 	r.mu.Unlock()
 	_, running := record.Running()
-	return record.Done || r.failedUnit(record) || stops > 1 || stops == 1 && !running
+	return record.Done || r.failedUnit(record) || all || stopped && !running
 }
 
 func (r *rich) failedUnit(record richrun.Record) bool {
 	return slices.ContainsFunc(record.Units, func(u string) bool { return slices.Contains(r.plan.WatchUnits, u) })
 }
 
-// stop passes the client's stop signal to the application. Asking again shuts the init down, whatever the application does.
-func (r *rich) stop(s unix.Signal) error {
+// stop passes the client's stop signal to the application; with all the init shuts down, whatever the application does.
+func (r *rich) stop(s unix.Signal, all bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -133,7 +137,7 @@ func (r *rich) stop(s unix.Signal) error {
 	if r.control == nil {
 		return fmt.Errorf("container %s has not been started: %w", r.c.id, errdefs.ErrFailedPrecondition)
 	}
-	r.stops++
+	r.stopped, r.all = true, r.all || all
 	defer signal(r.news)
 	// A FIFO that is full has stops enough in it: the launcher is not there to read them.
 	if _, err := fmt.Fprintf(r.control, "stop %d\n", s); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -144,9 +148,10 @@ func (r *rich) stop(s unix.Signal) error {
 
 // shutDown makes the init end its services and itself; past the timeout everything is killed.
 func (r *rich) shutDown() {
-	if err := r.c.init.fd.Signal(unix.Signal(r.plan.Shutdown)); err != nil && !r.c.init.fd.Ended() {
-		r.c.log.WithError(err).Error("cannot tell the init to shut down")
-	}
+	pause := tellAgain
+	again := time.NewTimer(pause)
+	defer again.Stop()
+	r.tell()
 	late := time.NewTimer(r.plan.ShutdownTimeout)
 	defer late.Stop()
 	var look <-chan time.Time
@@ -159,6 +164,10 @@ func (r *rich) shutDown() {
 		select {
 		case <-r.quit:
 			return
+		case <-again.C:
+			r.tell()
+			pause *= 2
+			again.Reset(pause)
 		case <-look:
 			pids, err := r.c.tree.Pids()
 			waiting = err != nil || len(pids) > 1
@@ -169,6 +178,13 @@ func (r *rich) shutDown() {
 	}
 	if err := r.c.kill(context.Background(), unix.SIGKILL, true); err != nil {
 		r.c.log.WithError(err).Error("processes of an ended container stay")
+	}
+}
+
+// tell sends the init the signal to shut down.
+func (r *rich) tell() {
+	if err := r.c.init.fd.Signal(unix.Signal(r.plan.Shutdown)); err != nil && !r.c.init.fd.Ended() {
+		r.c.log.WithError(err).Error("cannot tell the init to shut down")
 	}
 }
 
@@ -189,7 +205,7 @@ func (r *rich) close() {
 func (r *rich) exit(init ending) ending {
 	record := r.read()
 	r.mu.Lock()
-	stops, byUnit, oomRun, oomSeen := r.stops, r.byUnit, r.oomRun, r.oomSeen
+	stopped, byUnit, oomRun, oomSeen := r.stopped, r.byUnit, r.oomRun, r.oomSeen
 	r.mu.Unlock()
 	end := ending{Exit: task.Exit{ExitedAt: init.ExitedAt}, endedAt: init.ExitedAt}
 	struck := init.OOMKilled && init.Code == 128+uint32(unix.SIGKILL) && !r.c.killed.Load() && r.c.s.oom.count(r.c) > oomSeen
@@ -206,7 +222,7 @@ func (r *rich) exit(init ending) ending {
 		end.Code = uint32(last.Code)
 	case last.N > 0: // it went with pid 1
 		end.Code, end.signal = 128+uint32(unix.SIGKILL), unix.SIGKILL
-	case stops > 0:
+	case stopped:
 		end.Code, end.signal = 128+uint32(unix.SIGTERM), unix.SIGTERM
 	case init.Code != 0:
 		end.Code, end.signal = init.Code, init.signal

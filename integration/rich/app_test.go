@@ -1,6 +1,7 @@
 package rich
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -73,13 +74,18 @@ func theApplicationOfAnotherUser(t *testing.T, n *harness.Node, m machine, ref s
 	c := n.RunPod(t, pod(m.mode), userns).Run(t, "app", probe(ref, "report", "say=reported", "wait"), func(c *runtime.ContainerConfig) {
 		c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsGroup = &runtime.Int64Value{Value: 1000}, &runtime.Int64Value{Value: 1000}
 		c.Linux.SecurityContext.SupplementalGroups = []int64{77}
+		c.WorkingDir, c.Envs = "/usr/local", []*runtime.KeyValue{variable("ODD", "it's \"odd\" $x")}
 	})
 	r := readReport(t, c)
 	if r.UID != 1000 || r.GID != 1000 || !slices.Contains(r.Groups, 77) || strings.Trim(r.Status["CapEff"], "0") != "" {
 		t.Errorf("runs as %d:%d %v with capabilities %s", r.UID, r.GID, r.Groups, r.Status["CapEff"])
 	}
-	if got := strings.Fields(c.Exec(t, "cat", "/proc/1/status")); !slices.Contains(got, "Uid:") {
-		t.Errorf("pid 1: %v", got)
+	if got := c.Exec(t, "stat", "-c", "%u", "/proc/1"); got != "0\n" {
+		t.Errorf("pid 1 is user %s", got)
+	}
+	// What is run in the container is run as the application, not as the init.
+	if got := c.Exec(t, "sh", "-c", `echo "$(id -u) $(id -g) $(id -G) $(pwd) $ODD"; grep CapEff /proc/self/status`); got != "1000 1000 1000 77 1500 /usr/local it's \"odd\" $x\nCapEff:\t0000000000000000\n" && got != "1000 1000 1000 77 /usr/local it's \"odd\" $x\nCapEff:\t0000000000000000\n" {
+		t.Errorf("exec has %q", got)
 	}
 	c.Stop(t, 20)
 }
@@ -174,6 +180,9 @@ func restartsInside(t *testing.T, n *harness.Node, m machine, ref string) {
 			text, code := c.Ended(t)
 			if got := strings.Count(text, "run\n"); got != test.runs || code != test.code {
 				t.Errorf("%d runs, code %d, log %q", got, code, text)
+			}
+			if got, want := info(t, c), fmt.Sprintf(`"restarts":%d,`, test.runs-1); !strings.Contains(got, want) {
+				t.Errorf("the verbose status has no %s: %s", want, got)
 			}
 		})
 	}

@@ -23,6 +23,10 @@ func TestEveryInit(t *testing.T) {
 		{"restarts inside", restartsInside},
 		{"the stop signal is the application's", theStopSignalIsTheApplications},
 		{"the deaf are killed", theDeafAreKilled},
+		{"a stop before the application", aStopBeforeTheApplication},
+		{"the log is rotated", theLogIsRotated},
+		{"a read-only root filesystem", aReadOnlyRootFilesystem},
+		{"a privileged one cannot reboot", aPrivilegedOneCannotReboot},
 		{"poweroff and reboot inside end the container", poweroffAndRebootInsideEndTheContainer},
 		{"limits hold for the whole tree", limitsHoldForTheWholeTree},
 		{"figures and limits are the whole tree's", figuresAndLimitsAreTheWholeTrees},
@@ -33,6 +37,7 @@ func TestEveryInit(t *testing.T) {
 		{"the record is not trusted", theRecordIsNotTrusted},
 		{"a rich container is replaced in place", aRichContainerIsReplacedInPlace},
 		{"the daemon's death is not noticed inside", theDaemonsDeathIsNotNoticedInside},
+		{"the daemon dies during a stop", theDaemonDiesDuringAStop},
 	}
 	each(t, machines, func(t *testing.T, n *harness.Node, m machine, ref string) {
 		for _, test := range tests {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -193,6 +194,16 @@ func words(list [][]byte) (out []string) {
 		out = append(out, string(b))
 	}
 	return out
+}
+
+// hex reads a set of capabilities as /proc writes it.
+func hex(t testing.TB, set string) uint64 {
+	t.Helper()
+	bits, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bits
 }
 
 // exec runs a command in the container and gives exit code and both streams.

@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -67,30 +66,6 @@ func TestTheApplicationStartsAfterWhatIsAsked(t *testing.T) {
 		if text, code := n.RunPod(t, pod("systemd", options...)).RunToEnd(t, "app", image(ref, "test", "-e", "/run/slow-is-done")); code != want {
 			t.Errorf("after %q: code %d, %s", after, code, text)
 		}
-	}
-}
-
-// Between the application's end and the start of the shutdown lies at most a second.
-func TestTheShutdownBeginsAtOnce(t *testing.T) {
-	n, ref := onSystemd(t, "at-once", map[string]string{"late.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/sh -c 'date +%%s.%%N >/witness/shutdown'\n"})
-	dir := t.TempDir()
-	c := n.RunPod(t, pod("systemd")).Run(t, "app", image(ref, "sh", "-c", "sleep 1; date +%s.%N >/witness/ended"), func(c *runtime.ContainerConfig) {
-		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
-	})
-	c.Ended(t)
-	at := func(name string) time.Duration {
-		b, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		d, err := time.ParseDuration(strings.TrimSpace(string(b)) + "s")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	if took := at("shutdown") - at("ended"); took > harness.Patience(time.Second) {
-		t.Errorf("it took %s", took)
 	}
 }
 

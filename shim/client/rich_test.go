@@ -138,20 +138,41 @@ func TestStopGoesToTheApplicationFirst(t *testing.T) {
 	}
 }
 
-func TestAskingTwiceShutsTheInitDown(t *testing.T) {
+// Asking the application again leaves it its time, as a client does that was cut off; asking all shuts the init down.
+func TestAStopOfAllShutsTheInitDown(t *testing.T) {
 	l := newLab(t)
 	r := l.richly("c", service+forever, `trap 'echo asked' TERM; echo up; `+forever, nil)
 	l.run(r)
 	l.eventually("it is up", func() bool { return strings.Contains(l.text("c", "stdout"), "up") })
-	l.stop("c")
-	l.eventually("it was asked", func() bool { return strings.Contains(l.text("c", "stdout"), "asked") })
-	if l.record(r).Done {
-		t.Error("it is done")
+	for n := range 3 {
+		l.stop("c")
+		l.eventually("it was asked", func() bool { return strings.Count(l.text("c", "stdout"), "asked") == n+1 })
 	}
-	l.stop("c")
+	said := func() string {
+		text, _ := os.ReadFile(filepath.Join(l.state, "bundles", "c", richrun.InitLog))
+		return string(text)
+	}
+	if l.record(r).Done || strings.Contains(said(), "init ends") {
+		t.Errorf("it is done, or the init said %q", said())
+	}
+	if err := l.client.Kill(l.ctx, "c", uint32(unix.SIGTERM), true); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the init shuts down", func() bool { return strings.Contains(said(), "init ends") })
 	// This init sends SIGTERM and waits for ever: the shutdown's end is for the client to enforce, or the timeout.
 	l.kill("c")
 	if exit := l.finish("c"); exit.Code != 137 || exit.OOMKilled {
+		t.Errorf("%+v", exit)
+	}
+}
+
+// An init that has only begun does not hear the first signal.
+func TestAnInitThatListensLateIsToldAgain(t *testing.T) {
+	l := newLab(t)
+	r := l.richly("c", `echo ready >&2; sleep 1; trap 'exit 0' USR2; `+forever, "echo never", func(_ *specs.Spec, p *richrun.Plan, _ *richrun.App) { p.ShutdownTimeout = time.Hour })
+	l.run(r)
+	l.stop("c")
+	if exit := l.finish("c"); exit.Code != 143 {
 		t.Errorf("%+v", exit)
 	}
 }

@@ -18,7 +18,8 @@ type Runtime interface {
 	// A program that cannot be executed is an error that names it.
 	Start(ctx context.Context, id string) (startedAt time.Time, err error)
 	// Kill sends a signal (number, signal(7)) to the container's init, or, with all, to every process of its cgroup. It does not
-	// reach the poststop hooks of a container that is ending, and is no error then.
+	// reach the poststop hooks of a container that is ending, and is no error then. Where pid 1 is a real init, any signal but
+	// SIGKILL is for the application, which is not started again; with all the init then ends its other services too.
 	Kill(ctx context.Context, id string, signal uint32, all bool) error
 	// Delete removes an ended (or never started) container and gives its end.
 	Delete(ctx context.Context, id string) (Exit, error)
