@@ -46,7 +46,11 @@ func (h *hooks) run(ctx context.Context, stage hookrun.Stage, hook hookrun.Hook,
 		return r
 	}
 	r.Outcome, r.ExitCode, r.StartedAt = hookrun.Failed, unrunnableCode, time.Now()
-	defer func() { r.Duration = time.Since(r.StartedAt) }()
+	defer func() {
+		if r.Duration == 0 {
+			r.Duration = time.Since(r.StartedAt)
+		}
+	}()
 	output, child, err := newHookOutput(h.c.logFile, hook)
 	if err != nil {
 		leave()
@@ -124,7 +128,7 @@ func (h *hooks) await(ctx context.Context, hook hookrun.Hook, at hookPlace, p *p
 	select {
 	case <-p.done:
 	case <-timer.C:
-		r.Outcome = hookrun.TimedOut
+		r.Outcome, r.Duration = hookrun.TimedOut, hook.Timeout // launch and kill are not the hook's time
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			r.Outcome, r.Message = hookrun.TimedOut, "all hooks together took longer than "+poststopLimit.String()

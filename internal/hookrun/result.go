@@ -33,7 +33,7 @@ type Result struct {
 	// ExitCode is the command's, 128+n for signal n; 0 for one that was skipped.
 	ExitCode  int           `json:"exitCode"`
 	StartedAt time.Time     `json:"startedAt,omitzero"`
-	Duration  time.Duration `json:"duration,omitempty"`
+	Duration  time.Duration `json:"duration,omitempty"` // of one that ran into its timeout: that
 	// Output is the end of what it wrote to stdout and stderr, valid UTF-8, at most OutputMax bytes.
 	Output string `json:"output,omitempty"`
 	// Message says in words why it did not succeed, where exit code and outcome do not.

@@ -27,7 +27,7 @@ func TestATimeoutKillsTheWholeTree(t *testing.T) {
 	}
 	began := time.Now()
 	_, err := l.client.Start(l.ctx, "c")
-	if !errdefs.IsAborted(err) || !strings.Contains(err.Error(), `prestart hook "slow" timed out after `) {
+	if !errdefs.IsAborted(err) || !strings.Contains(err.Error(), `prestart hook "slow" timed out after 700ms: forked`) {
 		t.Errorf("the start's error is %v", err)
 	}
 	if took := time.Since(began); took > 10*time.Second {
