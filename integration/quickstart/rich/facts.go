@@ -32,12 +32,14 @@ func (s *show) facts() []fact {
 		{"page served by nginx", true, func(context.Context) (string, error) { return s.get("/") }, ""},
 		{"pid 1", false, s.inside("cat", "/proc/1/comm"), map[string]string{"systemd": "systemd", "sbin-init": "init", "dumb-init": "dumb-init"}[s.mode]},
 	}
+	line := fmt.Sprintf("line-%d", s.attempt+1)
 	services := []fact{
 		{"cron's job: /report.txt", false, s.report, "report of corner shop"},
 		// What cron's job logged may have been too early: as on a machine, nothing listens before rsyslog is up.
-		{"rsyslog: logger's line in syslog", false, s.inside("sh", "-c", "logger -t quickstart a line; sed -n 's/.* quickstart.*: //p' /var/log/syslog | uniq"), "a line"},
+		{"rsyslog: logger's line in syslog", true, s.inside("sh", "-c", "logger -t quickstart "+line+"; sed -n 's/.* quickstart.*: //p' /var/log/syslog | tail -n 1"), line},
 		{"ssh ops@" + s.ip, false, s.ssh("echo $USER of $SHOP_NAME"), "ops of corner shop"},
 		{"sshd's host key", false, s.hostKey, ""},
+		{"first line of syslog, by its time", false, s.inside("sh", "-c", "head -n 1 /var/log/syslog | cut -c1-32"), ""},
 		{"/home/ops/note", false, s.ssh("test -e note || date -u '+written at %T.%N' >note; cat note"), ""},
 		{"what the shop told the directory", true, s.directory, ""},
 	}
