@@ -52,8 +52,8 @@ func TestANodeHookThatFailsEndsTheStart(t *testing.T) {
 	}{
 		"exit code": {10, "cat >/dev/null; echo first; echo no such route >&2; exit 7", []string{"failed with exit code 7", "first | no such route"}},
 		"signal":    {10, "kill -SEGV $$", []string{"failed with exit code 139"}},
-		"hangs":     {1, `trap "" TERM INT HUP; echo waiting; sleep 4321 & wait; sleep 4321`, []string{"timed out after 1", "waiting"}},
-		"leaves what holds its output, and fails": {10, `sleep 4321 & exit 9`, []string{"failed with exit code 9"}},
+		"hangs":     {1, `trap "" TERM INT HUP; echo waiting; sleep 43219871 & wait; sleep 43219871`, []string{"timed out after 1", "waiting"}},
+		"leaves what holds its output, and fails": {10, `sleep 43219871 & exit 9`, []string{"failed with exit code 9"}},
 		"prints much": {25, `head -c 50000000 /dev/zero; echo; echo the end; exit 1`, []string{"failed with exit code 1", "the end"}},
 	}
 	attempt := uint32(0)
@@ -82,7 +82,7 @@ func TestANodeHookThatFailsEndsTheStart(t *testing.T) {
 				if got := said(h.notes(t)); !slices.Equal(got, []string{"poststop"}) {
 					t.Errorf("after the end ran %q", got)
 				}
-				harness.Eventually(t, "nothing of the hook is left", func() bool { return !running("4321") })
+				harness.Eventually(t, "nothing of the hook is left", func() bool { return !running("43219871") })
 			})
 		}
 	}
@@ -105,7 +105,7 @@ func running(argument string) bool {
 func TestANodeHookAfterTheEndChangesNothing(t *testing.T) {
 	h := withHooks(t)
 	h.script(t, "50-bad.json", "poststop", 10, "exit 3")
-	h.script(t, "60-hangs.json", "poststop", 1, "sleep 4322 & wait")
+	h.script(t, "60-hangs.json", "poststop", 1, "sleep 43219872 & wait")
 	h.declare(t, "70-good.json", declaration(always, h.program, []string{"poststop"}, "poststop"))
 	p := h.RunPod(t)
 	_, code := p.RunToEnd(t, "app", harness.Sh("exit 5"))
@@ -116,7 +116,7 @@ func TestANodeHookAfterTheEndChangesNothing(t *testing.T) {
 	if got := said(h.notes(t)); !slices.Equal(got, []string{"poststop"}) {
 		t.Errorf("%q", got)
 	}
-	if running("4322") {
+	if running("43219872") {
 		t.Error("a hook that was too late goes on")
 	}
 	log := h.Daemon.LogTail(1 << 20)
