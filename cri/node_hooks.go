@@ -10,6 +10,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/cri/spec"
 	"github.com/cri-pouch/cri-pouch/hooks"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/journal"
 )
 
 // addNodeHooks puts the node's hooks that concern a container into its specification. What they match is what the container
@@ -73,5 +74,10 @@ func (s *Service) noteNodeHooks(c *container, ended bool) {
 		}
 		s.nodeFailures.WithLabelValues(string(r.Stage)).Inc()
 		log.Warnf("the node's %s", r)
+		e := journal.Entry{Kind: journal.Hook, Reason: string(r.Outcome), Message: "the node's " + r.String()}
+		if !r.StartedAt.IsZero() {
+			e.Time = r.StartedAt.Add(r.Duration)
+		}
+		s.note(c, e)
 	}
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
 // script declares a hook that is a shell script of its own. Inside the container it is given to /bin/sh.
@@ -108,11 +110,23 @@ func TestANodeHookAfterTheEndChangesNothing(t *testing.T) {
 	h.script(t, "60-hangs.json", "poststop", 1, "sleep 43219872 & wait")
 	h.declare(t, "70-good.json", declaration(always, h.program, []string{"poststop"}, "poststop"))
 	p := h.RunPod(t)
-	_, code := p.RunToEnd(t, "app", harness.Sh("exit 5"))
-	if code != 5 {
+	c := p.Run(t, "app", harness.Sh("exit 5"))
+	if _, code := c.Ended(t); code != 5 {
 		t.Errorf("code %d", code)
 	}
+	var results []hookrun.Result
+	harness.Eventually(t, "all hooks are reported", func() bool {
+		results = infoOf(t, c).NodeHooks
+		return len(results) == 3
+	})
+	if bad, hangs, good := results[0], results[1], results[2]; bad.Outcome != hookrun.Failed || bad.ExitCode != 3 || hangs.Outcome != hookrun.TimedOut || good.Outcome != hookrun.Succeeded || good.Stage != hookrun.Poststop {
+		t.Errorf("%+v", results)
+	}
 	p.Remove(t)
+	events, err := exec.Command(h.Binary, "--socket", h.Socket(), "events").Output()
+	if err != nil || strings.Count(string(events), "the node's poststop hook") != 2 {
+		t.Errorf("%v: %s", err, events)
+	}
 	if got := said(h.notes(t)); !slices.Equal(got, []string{"poststop"}) {
 		t.Errorf("%q", got)
 	}

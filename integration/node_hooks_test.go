@@ -14,6 +14,7 @@ import (
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
 // hostHooks is a node with a folder of hooks and a program that notes what it sees.
@@ -230,17 +231,24 @@ func checkInside(t *testing.T, c *harness.Container) {
 }
 
 // pidOf gives the pid of a container's first process.
-func pidOf(t *testing.T, c *harness.Container) int {
+func pidOf(t *testing.T, c *harness.Container) int { t.Helper(); return infoOf(t, c).PID }
+
+// info is some of what a verbose status says.
+type info struct {
+	PID       int
+	NodeHooks []hookrun.Result
+}
+
+func infoOf(t *testing.T, c *harness.Container) (i info) {
 	t.Helper()
 	r, err := c.Pod.Node.Daemon.Runtime.ContainerStatus(harness.Context(t), &runtime.ContainerStatusRequest{ContainerId: c.ID, Verbose: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var info struct{ PID int }
-	if err := json.Unmarshal([]byte(r.Info["info"]), &info); err != nil {
+	if err := json.Unmarshal([]byte(r.Info["info"]), &i); err != nil {
 		t.Fatal(err)
 	}
-	return info.PID
+	return i
 }
 
 func isNone(f *pouchv1.HookFile) bool { return f == nil }

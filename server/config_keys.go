@@ -92,7 +92,7 @@ func Keys() []Key {
 			func(c Config) error { return checkDuration(c.Hooks.MaxTimeout, time.Second, hooks.PrestartLimit) }},
 		{"hooks.grants", "", `What hooks of a namespace's pods may have beyond what their containers have, as in ["web=NET_ADMIN,uid:0"]: capabilities, and uid:NUMBER or uid:* for other users. Who can make pods there is trusted with that.`,
 			func(c Config) error { _, err := hooks.ParseGrants(c.Hooks.Grants); return err }},
-		{"hooks.hooks_dirs", "", "Folders of the node's own hooks: a JSON file each, as oci-hooks(5) has it (docs/hooks.md). They are watched and need not exist. A file of a later folder takes the place of one of the same name in an earlier one. Empty: none.",
+		{"hooks.hooks_dirs", "", "Folders of the node's own hooks: a JSON file each, as oci-hooks(5) has it (docs/node-hooks.md). They are watched and need not exist. A file of a later folder takes the place of one of the same name in an earlier one. Empty: none.",
 			func(c Config) error { return checkHooksDirs(c.Hooks.Dirs) }},
 		{"hooks.node_timeout", "", "How long a hook of the node may take whose file gives no timeout. Whole seconds.",
 			func(c Config) error {
