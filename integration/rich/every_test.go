@@ -36,6 +36,7 @@ func TestEveryInit(t *testing.T) {
 		{"the image's files are left alone", theImagesFilesAreLeftAlone},
 		{"the record is not trusted", theRecordIsNotTrusted},
 		{"a rich container is replaced in place", aRichContainerIsReplacedInPlace},
+		{"hooks are the application's", hooksAreTheApplications},
 		{"the daemon's death is not noticed inside", theDaemonsDeathIsNotNoticedInside},
 		{"the daemon dies during a stop", theDaemonDiesDuringAStop},
 	}
