@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -123,6 +124,12 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 	}
 	s.noteNodeHooks(c, false)
 	now := time.Now().UTC()
-	s.finish(ctx, c, model.End{StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: cause.Error()})
-	return fmt.Errorf("start container %s: %w", c.id, cause)
+	prefix := "start container " + c.id + ": " // the shim may have said it
+	s.finish(ctx, c, model.End{
+		StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: strings.TrimPrefix(cause.Error(), prefix),
+	})
+	if strings.HasPrefix(cause.Error(), prefix) {
+		return cause
+	}
+	return fmt.Errorf("%s%w", prefix, cause)
 }
