@@ -272,8 +272,8 @@ func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref str
 	}
 	// What is not the application's is limited as well.
 	r, err := n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"probe", "grow"}, Timeout: 50})
-	if err == nil && r.ExitCode != 137 {
-		t.Errorf("more than the limit was taken: code %d", r.ExitCode)
+	if err != nil || r.ExitCode != 137 {
+		t.Errorf("more than the limit was to be refused: code %d, %v", r.GetExitCode(), err)
 	}
 }
 

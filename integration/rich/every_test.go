@@ -27,6 +27,7 @@ func TestEveryInit(t *testing.T) {
 		{"the log is rotated", theLogIsRotated},
 		{"a read-only root filesystem", aReadOnlyRootFilesystem},
 		{"a privileged one cannot reboot", aPrivilegedOneCannotReboot},
+		{"it is removed while it runs", itIsRemovedWhileItRuns},
 		{"poweroff and reboot inside end the container", poweroffAndRebootInsideEndTheContainer},
 		{"limits hold for the whole tree", limitsHoldForTheWholeTree},
 		{"figures and limits are the whole tree's", figuresAndLimitsAreTheWholeTrees},

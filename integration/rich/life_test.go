@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
@@ -46,7 +47,8 @@ func theLogIsRotated(t *testing.T, n *harness.Node, m machine, ref string) {
 
 // A read-only root filesystem keeps nothing of what we mount from the init.
 func aReadOnlyRootFilesystem(t *testing.T, n *harness.Node, m machine, ref string) {
-	c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "touch /x 2>/dev/null || echo read-only; touch /run/x && echo fine; exit 7"),
+	// A script of the image may wait for ever until it can write something down.
+	c := n.RunPod(t, pod(m.mode, "shutdown-timeout", "3s")).Run(t, "app", image(ref, "sh", "-c", "touch /x 2>/dev/null || echo read-only; touch /run/x && echo fine; exit 7"),
 		func(c *runtime.ContainerConfig) { c.Linux.SecurityContext.ReadonlyRootfs = true })
 	if text, code := c.Ended(t); code != 7 || text != "read-only\nfine\n" {
 		t.Errorf("code %d, log %q", code, text)
@@ -68,6 +70,29 @@ func aPrivilegedOneCannotReboot(t *testing.T, n *harness.Node, m machine, ref st
 	c.Stop(t, 20)
 	if _, code := c.Ended(t); code != 2 {
 		t.Errorf("code %d", code)
+	}
+}
+
+// Whoever removes a running container, or its pod, ends all of it.
+func itIsRemovedWhileItRuns(t *testing.T, n *harness.Node, m machine, ref string) {
+	p := n.RunPod(t, pod(m.mode))
+	for _, remove := range []func(c *harness.Container){
+		func(c *harness.Container) { c.Remove(t) },
+		func(*harness.Container) { p.Remove(t) },
+	} {
+		c := p.Run(t, "app", probe(ref, "deaf", "leave=3", "wait", "exit=0"))
+		c.AwaitLine(t, boot, "waiting")
+		begin := time.Now()
+		remove(c)
+		if took := time.Since(begin); took > harness.Patience(10*time.Second) {
+			t.Errorf("the removal took %s", took)
+		}
+		if left, err := n.Processes(); err != nil || len(left) > 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+		if _, err := os.Stat(filepath.Join(n.StateDir(), "containers", c.ID)); err == nil {
+			t.Error("its folder is left")
+		}
 	}
 }
 
@@ -176,4 +201,40 @@ func TestTheShutdownBeginsAtOnce(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whom the node's administrator trusts gets an init that is root, beside an application that is not.
+func TestTheAdministratorTrustsANamespaceOrAHandler(t *testing.T) {
+	n := harness.Start(t, harness.Config("runtime.handlers = ['vm']\nrich.root_handlers = ['vm']\nrich.root_namespaces = ['trusted']\n"))
+	ref := push(t, n, "busybox", "1", nil)
+	run := func(namespace, handler string) *harness.Pod {
+		cfg := n.PodConfig(t, pod("sbin-init"), func(c *runtime.PodSandboxConfig) { c.Metadata.Namespace = namespace })
+		r, err := n.Daemon.Runtime.RunPodSandbox(harness.Context(t), &runtime.RunPodSandboxRequest{Config: cfg, RuntimeHandler: handler})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &harness.Pod{ID: r.PodSandboxId, Config: cfg, Node: n}
+		t.Cleanup(func() { p.Remove(t) })
+		return p
+	}
+	restricted := func(c *runtime.ContainerConfig) {
+		s := c.Linux.SecurityContext
+		s.RunAsUser, s.RunAsGroup, s.NoNewPrivs = &runtime.Int64Value{Value: 1000}, &runtime.Int64Value{Value: 1000}, true
+	}
+	for _, p := range []*harness.Pod{run("trusted", ""), run("other", "vm")} {
+		c := p.Run(t, "app", probe(ref, "report", "say=reported", "wait", "exit=3"), restricted)
+		r := readReport(t, c)
+		if r.UID != 1000 || r.GID != 1000 || r.Status["NoNewPrivs"] != "1" || hex(t, r.Status["CapEff"]) != 0 {
+			t.Errorf("it runs as %d:%d with %v", r.UID, r.GID, r.Status)
+		}
+		if got := c.Exec(t, "id", "-u"); got != "1000\n" {
+			t.Errorf("exec runs as %s", got)
+		}
+		c.Stop(t, 20)
+		if s := c.Status(t); s.ExitCode != 3 {
+			t.Errorf("code %d", s.ExitCode)
+		}
+	}
+	p := run("other", "")
+	refused(t, p, codes.PermissionDenied, p.ContainerConfig("app", probe(ref, "exit=0"), restricted), "user 1000", `namespace "other"`)
 }

@@ -28,8 +28,12 @@ func TestSysvinitRunsTheImagesScripts(t *testing.T) {
 		// What has been sorted beforehand leaves out what came later.
 		lab.File{Name: "etc/init.d/.wh..depend.boot"}, lab.File{Name: "etc/init.d/.wh..depend.start"}, lab.File{Name: "etc/init.d/.wh..depend.stop"},
 		lab.File{Name: "etc/rc2.d/S50witness", Link: "../init.d/witness"},
-		lab.File{Name: "etc/rc0.d/K50witness", Link: "../init.d/witness"})
-	c := running(t, n, ref)
+		lab.File{Name: "etc/rc0.d/K50witness", Link: "../init.d/witness"},
+		lab.File{Name: "etc/cron.d/lab", Content: []byte("@reboot root env >/var/log/cron.new; mv /var/log/cron.new /var/log/cron-ran\n")})
+	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=0"), func(c *runtime.ContainerConfig) {
+		c.Envs = []*runtime.KeyValue{variable("GREETING", "it's \"$HOME\" = %n")}
+	})
+	c.AwaitLine(t, boot, "waiting")
 	if got := c.Exec(t, "sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; readlink /proc/1/exe"); !strings.Contains(got, "init") || !strings.HasSuffix(got, "/sbin/init\n") {
 		t.Errorf("pid 1 is %q", got)
 	}
@@ -45,6 +49,14 @@ func TestSysvinitRunsTheImagesScripts(t *testing.T) {
 		return code == 0
 	})
 	harness.Eventually(t, "the image's script has run", func() bool { _, out := exec(t, c, "cat", "/var/log/witness"); return out == "start" })
+	// People and their jobs see the container's environment.
+	harness.Eventually(t, "the job of cron has run", func() bool { code, _ := exec(t, c, "test", "-e", "/var/log/cron-ran"); return code == 0 })
+	if _, out := exec(t, c, "cat", "/var/log/cron-ran"); !strings.Contains(out, `GREETING=it's "$HOME" = %n`) {
+		t.Errorf("the job's environment is %s", out)
+	}
+	if _, out := exec(t, c, "env", "-i", "sh", "-lc", `echo "$GREETING"`); out != `it's "$HOME" = %n` {
+		t.Errorf("a login shell has %s", out)
+	}
 	// The image's own file is not touched, and still says what it said.
 	if got := c.Exec(t, "grep", "-c", "^si::sysinit:/etc/init.d/rcS$", "/etc/inittab"); got != "1\n" {
 		t.Errorf("the line of rcS stands there %s times", got)

@@ -1,6 +1,8 @@
 package rich
 
 import (
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
 )
 
@@ -43,6 +46,17 @@ func TestTheFailureOfAWatchedUnitEndsTheContainer(t *testing.T) {
 	c.Ended(t)
 	if s := c.Status(t); s.ExitCode == 0 || !strings.Contains(s.Message, "watched.service") {
 		t.Errorf("code %d, reason %s, message %q", s.ExitCode, s.Reason, s.Message)
+	}
+	stream, err := n.Daemon.Pouch.Events(harness.Context(t), &pouchv1.EventsRequest{})
+	var told []string
+	for err == nil {
+		var r *pouchv1.EventsResponse
+		if r, err = stream.Recv(); err == nil && r.Event.GetContainerId() == c.ID && r.Event.Kind == "unit-failed" {
+			told = append(told, r.Event.Message)
+		}
+	}
+	if !errors.Is(err, io.EOF) || len(told) != 1 || told[0] != "watched.service" {
+		t.Errorf("the journal tells of %q, %v", told, err)
 	}
 }
 
