@@ -98,21 +98,27 @@ func TestResourcesAreTheContainersLimits(t *testing.T) {
 	if got := strings.Fields(p.inside(t, "app", limits)); fmt.Sprint(got) != "[67108864 50000]" {
 		t.Errorf("memory limit and CPU quota: %v", got)
 	}
-	// Resized in place: the container stays.
-	before := statusOf(p.get(t), "app")
-	patch := `{"spec":{"containers":[{"name":"app","resources":{"requests":{"cpu":"250m","memory":"96Mi"},"limits":{"cpu":"250m","memory":"96Mi"}}}]}}`
-	if _, err := n.Client.CoreV1().Pods(namespace).Patch(limited(t), p.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize"); err != nil {
+	p.resize(t, "app", "250m", "96Mi")
+	if got := strings.Fields(p.inside(t, "app", limits)); fmt.Sprint(got) != "[100663296 25000]" {
+		t.Errorf("memory limit and CPU quota after the resize: %v", got)
+	}
+}
+
+// resize edits a container's limits and waits until the pod's status has them. The container stays.
+func (p *pod) resize(t testing.TB, container, cpu, memory string) {
+	t.Helper()
+	before := statusOf(p.get(t), container)
+	resources := fmt.Sprintf(`{"cpu":%q,"memory":%q}`, cpu, memory)
+	patch := fmt.Sprintf(`{"spec":{"containers":[{"name":%q,"resources":{"requests":%s,"limits":%[2]s}}]}}`, container, resources)
+	if _, err := p.n.Client.CoreV1().Pods(p.namespace).Patch(limited(t), p.name, types.StrategicMergePatchType, []byte(patch), metav1.PatchOptions{}, "resize"); err != nil {
 		t.Fatal(err)
 	}
 	now := p.await(t, "the status has the new limits", func(now *corev1.Pod) bool {
-		r := statusOf(now, "app").Resources
-		return r != nil && r.Limits.Memory().String() == "96Mi" && r.Limits.Cpu().String() == "250m"
+		r := statusOf(now, container).Resources
+		return r != nil && r.Limits.Memory().String() == memory && r.Limits.Cpu().String() == cpu
 	})
-	if s := statusOf(now, "app"); s.ContainerID != before.ContainerID || s.RestartCount != 0 {
+	if s := statusOf(now, container); s.ContainerID != before.ContainerID || s.RestartCount != before.RestartCount {
 		t.Errorf("the container was %s, is %s with %d restarts", before.ContainerID, s.ContainerID, s.RestartCount)
-	}
-	if got := strings.Fields(p.inside(t, "app", limits)); fmt.Sprint(got) != "[100663296 25000]" {
-		t.Errorf("memory limit and CPU quota after the resize: %v", got)
 	}
 }
 

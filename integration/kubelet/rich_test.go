@@ -202,6 +202,43 @@ func TestAnOOMOfAServiceIsNotThePods(t *testing.T) {
 	}
 }
 
+// Limits are those of the init with all that runs below it.
+func TestARichPodIsResizedInPlace(t *testing.T) {
+	t.Parallel()
+	n := startRich(t)
+	p := n.run(t, podOf("resized", []corev1.Container{withLimits(sh("web", systemd1, richApp), "500m", "200Mi")}, richAnnotations("mode", "systemd")))
+	p.awaitLog(t, "web", "version 1")
+	if got := p.memoryLimit(t, "web"); got != "209715200" {
+		t.Errorf("memory limit: %s", got)
+	}
+	p.resize(t, "web", "750m", "300Mi")
+	if got := p.memoryLimit(t, "web"); got != "314572800" {
+		t.Errorf("memory limit after the resize: %s", got)
+	}
+	if got := p.inside(t, "web", "systemctl is-system-running --wait"); got != "running" {
+		t.Errorf("the system is %s", got)
+	}
+}
+
+// memoryLimit gives the limit of a container's cgroup in bytes, as the node's kernel has it: an init sees a cgroup below.
+func (p *pod) memoryLimit(t testing.TB, container string) string {
+	t.Helper()
+	id := idOf(statusOf(p.get(t), container))
+	dirs, err := p.n.Lab.Cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		for _, file := range []string{"memory.max", "memory.limit_in_bytes"} {
+			if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil && filepath.Base(dir) == id {
+				return strings.TrimSpace(string(b))
+			}
+		}
+	}
+	t.Fatalf("no cgroup of %s limits memory: %v", id, dirs)
+	return ""
+}
+
 // awaitFile waits until a file is there, and gives its text without spaces around it.
 func awaitFile(t testing.TB, path string) string {
 	t.Helper()
