@@ -27,6 +27,8 @@ type prestartPlace struct {
 	c    *container
 	base cgrouptree.Tree // of the container's processes
 	sub  cgrouptree.Tree
+	// alone says that nothing else ran in the container before: a node's hook or an exec may have left what is to stay.
+	alone bool
 }
 
 func newPrestartPlace(c *container) *prestartPlace {
@@ -68,6 +70,11 @@ func (p *prestartPlace) enter(ctx context.Context) (leave func(), err error) {
 }
 
 func (p *prestartPlace) launch(lp *libcontainer.Process) (*process, error) {
+	there, err := p.c.tree.Pids()
+	if err != nil {
+		return nil, err
+	}
+	p.alone = len(there) == 1
 	if err := p.sub.Make(); err != nil {
 		return nil, err
 	}
@@ -99,7 +106,7 @@ func (p *prestartPlace) clean() error {
 	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
 	defer cancel()
 	err := p.sub.Kill(ctx)
-	if len(p.c.allExecs()) == 0 {
+	if p.alone {
 		err = errors.Join(err, p.c.tree.KillBut(ctx, p.c.init.pid))
 	}
 	return errors.Join(err, p.sub.Remove(ctx))

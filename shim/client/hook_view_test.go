@@ -173,11 +173,14 @@ func TestHooksOfARichContainer(t *testing.T) {
 		"code":   {"cat /v/$ID; exit 42", "42//Error"},
 		"signal": {"cat /v/$ID; kill -SEGV $$", "139/11/Error"},
 		"done":   {"cat /v/$ID", "0//Completed"},
+		// pid 1 has a cgroup of its own to manage, on cgroup v2 below the one with the limits.
+		"delegate": {"cat /v/$ID", "0//Completed"},
 	} {
 		before, after := l.script("before", "echo before >>/v/"+id+"; (sleep 1000 &)"), l.script("after", "printf $POUCH_EXIT_CODE/$POUCH_SIGNAL/$POUCH_REASON; cat /v/"+id)
 		plain := l.spec(id+"-after", "true")
 		plain.Mounts = append(plain.Mounts, specs.Mount{Destination: hookrun.Launcher, Type: "bind", Source: l.launcher(), Options: []string{"ro", "bind"}})
-		r := l.richly(id, "echo init >>/v/"+id+"\n"+service+forever, tc.app, func(spec *specs.Spec, _ *richrun.Plan, a *richrun.App) {
+		r := l.richly(id, "echo init >>/v/"+id+"\n"+service+forever, tc.app, func(spec *specs.Spec, plan *richrun.Plan, a *richrun.App) {
+			plan.Delegate = id == "delegate"
 			a.Env = append(a.Env, "ID="+id)
 			if err := os.WriteFile(filepath.Join(l.state, "bundles", id, richrun.Dir, filepath.Base(hookrun.Launcher)), nil, 0o755); err != nil {
 				t.Fatal(err)
@@ -228,8 +231,10 @@ func TestHooksThatFightBack(t *testing.T) {
 			if !private {
 				sharedPIDs(spec)
 			}
-			pids := int64(200)
-			spec.Linux.Resources.Pids = &specs.LinuxPids{Limit: &pids}
+			if strings.Contains(tc.script, "f()") { // a limit that holds on every host
+				hook.Process.User.UID, hook.Process.Capabilities = 54321, nil
+				hook.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Soft: 200, Hard: 200}}
+			}
 			for i := range spec.Mounts {
 				if m := &spec.Mounts[i]; m.Type == "cgroup" {
 					m.Options = []string{"nosuid", "noexec", "nodev", "rw"}
