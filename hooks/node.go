@@ -183,6 +183,9 @@ func nodeNames(dir string) ([]string, error) {
 	if err := trusted(info); err != nil {
 		return nil, err
 	}
+	if err := trustedWay(dir); err != nil {
+		return nil, err
+	}
 	all, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, withoutPath(err)

@@ -235,8 +235,40 @@ func (f NodeFile) checkProgram() error {
 	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
 		return fmt.Errorf("hook.path %s is no executable file", f.Hook.Path)
 	}
-	if err := trusted(info); err != nil {
+	err = trusted(info)
+	if err == nil {
+		err = trustedWay(f.Hook.Path)
+	}
+	if err != nil {
 		return fmt.Errorf("hook.path %s: %w", f.Hook.Path, err)
+	}
+	return nil
+}
+
+// trustedWay refuses a path where somebody else than root could put another file: one of the folders that lead to it, or to
+// what it is a link to, is somebody's. In a folder with the sticky bit, as /tmp, root's files stay root's.
+func trustedWay(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return withoutPath(err)
+	}
+	for _, p := range []string{path, real} {
+		for dir := filepath.Dir(p); ; dir = filepath.Dir(dir) {
+			info, err := os.Stat(dir)
+			if err != nil {
+				return withoutPath(err)
+			}
+			err = trusted(info)
+			if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid == 0 && info.Mode()&os.ModeSticky != 0 {
+				err = nil
+			}
+			if err != nil {
+				return fmt.Errorf("folder %s: %w", dir, err)
+			}
+			if dir == "/" {
+				break
+			}
+		}
 	}
 	return nil
 }

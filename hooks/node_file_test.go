@@ -133,6 +133,58 @@ func TestOnlyFilesOfRootAloneAreRead(t *testing.T) {
 	}
 }
 
+// A program is root's only if nobody else can put another in its place.
+func TestTheWayToAProgramHasToBeRoots(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: folders are to have other owners")
+	}
+	top := t.TempDir()
+	folder := func(name string, mode os.FileMode, uid int) string {
+		dir := filepath.Join(top, name)
+		if err := os.MkdirAll(filepath.Join(dir, "below"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "below", "hook"), nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(dir, uid, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, "below", "hook")
+	}
+	link := func(name, to string) string {
+		path := filepath.Join(top, name)
+		if err := os.Symlink(to, path); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	users := folder("users", 0o755, 1000)
+	for path, good := range map[string]bool{
+		folder("roots", 0o755, 0):                         true,
+		folder("sticky", 0o777|os.ModeSticky, 0):          true,
+		folder("open", 0o777, 0):                          false,
+		folder("users-sticky", 0o777|os.ModeSticky, 1000): false,
+		users:                   false,
+		link("to-users", users): false,
+		link("to-roots", filepath.Join(top, "roots/below/hook")): true,
+	} {
+		f := NodeFile{Stages: []hookrun.Stage{hookrun.Prestart}}
+		f.Hook.Path = path
+		if err := f.checkProgram(); (err == nil) != good {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	inside := NodeFile{Stages: []hookrun.Stage{hookrun.StartContainer}}
+	inside.Hook.Path = users
+	if err := inside.checkProgram(); err != nil {
+		t.Errorf("the path of a startContainer hook is not the node's: %v", err)
+	}
+}
+
 func TestNodeFoldersAreReadInTheirOrder(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: only root's files are read")

@@ -53,6 +53,9 @@ func hookFiles(resp *pouchv1.ListHooksResponse) listing {
 
 // condition prints what has to be so of a container, all of it.
 func condition(w *pouchv1.HookCondition) string {
+	if w == nil {
+		return ""
+	}
 	var all []string
 	if w.Always != nil {
 		all = append(all, fmt.Sprintf("always=%t", w.GetAlways()))
