@@ -20,9 +20,9 @@ func (f *fake) ListHooks(context.Context, *pouchv1.ListHooksRequest) (*pouchv1.L
 }
 
 func TestHooksList(t *testing.T) {
-	want := `FILE                     STAGES                   WHEN                                                                                         PATH         TIMEOUT   ERROR
+	want := `FILE                     STAGES                   WHEN                                                                                                     PATH         TIMEOUT   ERROR
 /etc/hooks.d/10-a.json   createRuntime,poststop   always=true and annotation a$=?[31mx and annotation b$=y and command sh$|init$ and hasBindMounts=false   /usr/bin/a   5s        -
-/etc/hooks.d/20-b.json   -                        -                                                                                            -            -         it is no JSON object
+/etc/hooks.d/20-b.json   -                        -                                                                                                        -            -         it is no JSON object
 `
 	r := command(t, node(), "", "hooks", "list")
 	if r.code != 0 || r.out != want {
