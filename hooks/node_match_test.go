@@ -92,7 +92,7 @@ func openNode(t *testing.T) (n *Node, dir, program string, log *logtest.Hook, r 
 func TestSelectionHasOrderFilesAndDeadlines(t *testing.T) {
 	n, _, _, _, _ := openNode(t)
 	s := n.Select(NodeSubject{})
-	if len(s.Hooks.Prestart) != 3 || len(s.Hooks.Poststop) != 3 || s.Hooks.CreateRuntime != nil { //nolint:staticcheck // deprecated, and part of the format
+	if len(*hookrun.StageOf(s.Hooks, hookrun.Prestart)) != 3 || len(s.Hooks.Poststop) != 3 || s.Hooks.CreateRuntime != nil {
 		t.Fatalf("%+v", s.Hooks)
 	}
 	for i, want := range []int{2, 5, 20} {

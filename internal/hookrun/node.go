@@ -86,7 +86,8 @@ func ReadNodeResults(bundle string) ([]Result, error) {
 func StageOf(h *specs.Hooks, stage Stage) *[]specs.Hook {
 	switch stage {
 	case Prestart:
-		return &h.Prestart //nolint:staticcheck // deprecated, and part of the format all the same
+		//lint:ignore SA1019 deprecated, and part of the format all the same
+		return &h.Prestart
 	case CreateRuntime:
 		return &h.CreateRuntime
 	case CreateContainer:
