@@ -24,6 +24,7 @@ func TestEveryInit(t *testing.T) {
 		{"the stop signal is the application's", theStopSignalIsTheApplications},
 		{"the deaf are killed", theDeafAreKilled},
 		{"a stop before the application", aStopBeforeTheApplication},
+		{"what the kubelet mounts is seen", whatTheKubeletMountsIsSeen},
 		{"the log is rotated", theLogIsRotated},
 		{"a read-only root filesystem", aReadOnlyRootFilesystem},
 		{"a privileged one cannot reboot", aPrivilegedOneCannotReboot},

@@ -1,6 +1,8 @@
 package rich
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +36,75 @@ func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
 				t.Errorf("code %d", s.ExitCode)
 			}
 		})
+	}
+}
+
+// A mode that is misspelt was taken for another one.
+func TestAMisspeltModeIsRefusedWhereverItStands(t *testing.T) {
+	n := harness.Start(t)
+	for name, test := range map[string]struct {
+		edit  func(*v1.ConfigFile)
+		pod   func(*runtime.PodSandboxConfig)
+		parts []string
+	}{
+		"annotation": {nil, pod("sysd"), []string{"annotation " + prefix + "mode", "sysd"}},
+		"label":      {func(c *v1.ConfigFile) { c.Config.Labels = map[string]string{"io.cri-pouch.rich.mode": "sysd"} }, pod(""), []string{"label io.cri-pouch.rich.mode", "sysd"}},
+		"manner": {func(c *v1.ConfigFile) {
+			c.Config.Env = append(c.Config.Env, "rich_mode=true", "rich_mode_launch_manner=sysd")
+		}, pod(""),
+			[]string{"variable rich_mode_launch_manner", "sysd"}},
+		"switch": {func(c *v1.ConfigFile) { c.Config.Env = append(c.Config.Env, "rich_mode=yes") }, pod(""), []string{"variable rich_mode", "yes", "true or false"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ref := push(t, n, "static", name, test.edit)
+			p := n.RunPod(t, test.pod)
+			refused(t, p, codes.InvalidArgument, p.ContainerConfig("app", probe(ref, "exit=0")), test.parts...)
+		})
+	}
+}
+
+// An edited annotation is in force for the container's next attempt, whatever the sandbox was made with.
+func TestAnEditOfTheModeIsInForceForTheNextAttempt(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "busybox", "1", nil)
+	p := n.RunPod(t)
+	for number, mode := range []string{"none", "sbin-init", "dumb-init", ""} {
+		p.Config.Annotations = nil
+		pod(mode)(p.Config)
+		c := p.Run(t, "app", probe(ref, "wait", "exit=3"), attempt(uint32(number), mode))
+		c.AwaitLine(t, boot, "waiting")
+		want := map[string]string{"none": "probe\n", "sbin-init": "init\n", "dumb-init": "init\n", "": "probe\n"}[mode]
+		if got := c.Exec(t, "cat", "/proc/1/comm"); got != want {
+			t.Errorf("in mode %q pid 1 is %q, want %q", mode, got, want)
+		}
+		c.Stop(t, 20)
+		if s := c.Status(t); s.ExitCode != 3 {
+			t.Errorf("mode %q: code %d", mode, s.ExitCode)
+		}
+	}
+}
+
+// What the kubelet mounts into every container is seen, also below folders that the init finds empty.
+func whatTheKubeletMountsIsSeen(t *testing.T, n *harness.Node, m machine, ref string) {
+	dir := t.TempDir()
+	for _, name := range []string{"token", "message"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name+"\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const account = "/var/run/secrets/kubernetes.io/serviceaccount"
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c", "cat "+account+"/token; touch "+account+"/x 2>/dev/null || echo read-only; echo why >/dev/termination-log; exit 7"),
+		func(c *runtime.ContainerConfig) {
+			c.Mounts = []*runtime.Mount{
+				{HostPath: dir, ContainerPath: account, Readonly: true},
+				{HostPath: filepath.Join(dir, "message"), ContainerPath: "/dev/termination-log"},
+			}
+		})
+	if text, code := c.Ended(t); code != 7 || text != "token\nread-only\n" {
+		t.Errorf("code %d, log %q", code, text)
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, "message")); err != nil || string(b) != "why\n" {
+		t.Errorf("the message is %q, %v", b, err)
 	}
 }
 

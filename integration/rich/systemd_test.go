@@ -221,6 +221,28 @@ func shutdownRunsEachExecStop(t *testing.T, n *harness.Node, ref string) {
 	}
 }
 
+// An application that does not end leaves its services the last part of the grace period.
+func TestTheServicesEndThoughTheApplicationIsDeaf(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "deaf", nil,
+		service("polite.service", "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/sh -c 'sleep 0.5; touch /witness/stopped'\n")...)
+	dir := t.TempDir()
+	c := n.RunPod(t, pod("systemd")).Run(t, "app", probe(ref, "deaf", "say=up", "sleep=24h"), func(c *runtime.ContainerConfig) {
+		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+	})
+	c.AwaitLine(t, boot, "up")
+	healthy(t, c)
+	begin := time.Now()
+	c.Stop(t, 6)
+	if _, code := c.Ended(t); code != 137 {
+		t.Errorf("code %d", code)
+	}
+	if took := time.Since(begin); took > harness.Patience(8*time.Second) {
+		t.Errorf("a stop with 6 s of grace took %s", took)
+	}
+	mustExist(t, dir, "stopped")
+}
+
 // A unit whose stop never ends is given up when the shutdown has lasted too long.
 func TestTheShutdownIsBounded(t *testing.T) {
 	n := harness.Start(t)
