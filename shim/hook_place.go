@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
@@ -120,10 +121,9 @@ type poststopPlace struct {
 	err    error // it cannot be made
 }
 
-func newPoststopPlace(of *container, hook hookrun.Hook) *poststopPlace {
+func newPoststopPlace(of *container, spec specs.Spec, hook hookrun.Hook) *poststopPlace {
 	p := &poststopPlace{c: newContainer(of.s, of.id+poststopSuffix, of.bundle)}
 	p.c.options, p.c.ofHook = of.options, true
-	spec := *of.hooks.plan.PoststopSpec
 	spec.Process = hook.Process
 	p.config, p.err = p.c.config(&spec)
 	return p

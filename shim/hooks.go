@@ -23,10 +23,11 @@ const poststopLimit = 60 * time.Second
 // hooks are those of one container. The prestart hooks run during its start, the poststop hooks between its end and the
 // report of it: never two at a time.
 type hooks struct {
-	c       *container
-	plan    hookrun.Plan
-	results []hookrun.Result
-	current atomic.Pointer[process] // the one that runs
+	c           *container
+	plan        hookrun.Plan // without the container of the poststop hooks
+	cgroupsPath string       // of the container
+	results     []hookrun.Result
+	current     atomic.Pointer[process] // the one that runs
 }
 
 // newHooks reads the plan; nil for a container without hooks.
@@ -48,28 +49,41 @@ func newHooks(c *container, spec *specs.Spec) (*hooks, error) {
 		}
 	}
 	if len(plan.Poststop) > 0 {
-		if err := checkPoststopSpec(plan, spec); err != nil {
-			return nil, fmt.Errorf("plan of hooks: container of the poststop hooks: %w", err)
+		if err := checkPoststopSpec(plan, spec.Linux.CgroupsPath); err != nil {
+			return nil, err
 		}
 	}
-	return &hooks{c: c, plan: plan}, nil
+	plan.PoststopSpec = nil // it is large, and may be long in coming
+	return &hooks{c: c, plan: plan, cgroupsPath: spec.Linux.CgroupsPath}, nil
 }
 
-func checkPoststopSpec(plan hookrun.Plan, spec *specs.Spec) error {
+func checkPoststopSpec(plan hookrun.Plan, cgroupsPath string) (err error) {
 	p := plan.PoststopSpec
 	if p == nil {
-		return fmt.Errorf("it is missing: %w", errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("it is missing: %w", errdefs.ErrInvalidArgument)
+	} else {
+		p.Process = plan.Poststop[0].Process
+		p.Hooks = nil // a node's OCI hooks belong to the container
+		if err = checkSpec(p); err == nil && p.Linux.CgroupsPath == cgroupsPath {
+			err = fmt.Errorf("linux.cgroupsPath is the container's own: %w", errdefs.ErrInvalidArgument)
+		}
 	}
-	p.Process = plan.Poststop[0].Process
-	// A node's OCI hooks belong to the container.
-	p.Hooks = nil
-	if err := checkSpec(p); err != nil {
-		return err
-	}
-	if p.Linux.CgroupsPath == spec.Linux.CgroupsPath {
-		return fmt.Errorf("linux.cgroupsPath is the container's own: %w", errdefs.ErrInvalidArgument)
+	if err != nil {
+		return fmt.Errorf("plan of hooks: container of the poststop hooks: %w", err)
 	}
 	return nil
+}
+
+// poststopSpec reads the container that the poststop hooks run in.
+func (h *hooks) poststopSpec() (*specs.Spec, error) {
+	plan, err := hookrun.ReadPlan(h.c.bundle)
+	if err != nil {
+		return nil, err
+	}
+	if len(plan.Poststop) == 0 {
+		return nil, fmt.Errorf("plan of hooks: it has changed: %w", errdefs.ErrInvalidArgument)
+	}
+	return plan.PoststopSpec, checkPoststopSpec(plan, h.cgroupsPath)
 }
 
 // knows says whether a process is one of a hook that runs.
@@ -171,6 +185,11 @@ func (c *container) poststop(end ending) {
 	defer cancel()
 	facts := c.facts(end)
 	list := c.hooks.plan.Poststop
+	spec, err := c.hooks.poststopSpec()
+	if err != nil {
+		c.hooks.skip(hookrun.Poststop, list, err.Error())
+		return
+	}
 	for i, hook := range list {
 		switch {
 		case c.life.Err() != nil:
@@ -183,7 +202,7 @@ func (c *container) poststop(end ending) {
 		process := *hook.Process
 		process.Env = withEnv(process.Env, facts)
 		hook.Process = &process
-		c.hooks.note(c.hooks.run(ctx, hookrun.Poststop, hook, newPoststopPlace(c, hook)))
+		c.hooks.note(c.hooks.run(ctx, hookrun.Poststop, hook, newPoststopPlace(c, *spec, hook)))
 	}
 }
 

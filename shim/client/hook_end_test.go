@@ -214,3 +214,19 @@ func TestACreatedContainerWhoseHooksRun(t *testing.T) {
 	}
 	l.noHookLeft("c")
 }
+
+func TestAPlanThatIsGoneAtTheEnd(t *testing.T) {
+	l := newLab(t)
+	r := l.hooked("c", "while [ ! -e /v/go ]; do usleep 5000; done; exit 6", nil, []hookrun.Hook{l.script("h", "echo >/v/ran")})
+	l.run(r)
+	if err := os.Remove(filepath.Join(r.Bundle, hookrun.Dir, hookrun.PlanFile)); err != nil {
+		t.Fatal(err)
+	}
+	l.letGo()
+	if exit := l.finish("c"); exit.Code != 6 {
+		t.Errorf("%+v", exit)
+	}
+	if results := l.results(r); outcomes(results) != "poststop h skipped 0" || !strings.Contains(results[0].Message, hookrun.PlanFile) {
+		t.Errorf("results %+v", results)
+	}
+}
