@@ -89,7 +89,11 @@ func (b *bait) check(t testing.TB) {
 // may not hang the daemon, lead out of the image or leave something behind.
 func runHostile(t *testing.T, n *harness.Node, mode, ref string) {
 	t.Helper()
-	p := n.RunPod(t, pod(mode, "shutdown-timeout", "2s"))
+	options := []string{"shutdown-timeout", "2s"}
+	if mode == "dumb-init" { // which knows no options
+		options = nil
+	}
+	p := n.RunPod(t, pod(mode, options...))
 	n.Pull(t, ref)
 	c := &harness.Container{Config: p.ContainerConfig("app", probe(ref, "say=up", "exit=3")), Pod: p}
 	begin := time.Now()
@@ -139,8 +143,10 @@ func TestHostileImagesOfSystemd(t *testing.T) {
 		"pouch folder":    {{Name: "run/.pouch", Link: out}},
 		"systemd itself":  {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Link: out + "/init"}},
 		"systemd, a loop": {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Link: "systemd"}},
-		"sys":             {{Name: ".wh.sys"}, {Name: "sys", Link: out}},
-		"huge files":      {{Name: "etc/systemd/system/pouch-app.service", Content: huge}, {Name: "etc/machine-id", Content: huge}},
+		"systemd, deaf": {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Mode: 0o755,
+			Content: []byte("#!/bin/sh\ntrap '' TERM INT HUP USR1 USR2 PWR QUIT\n/run/.pouch/launch &\nwhile :; do sleep 1; done\n")}},
+		"sys":        {{Name: ".wh.sys"}, {Name: "sys", Link: out}},
+		"huge files": {{Name: "etc/systemd/system/pouch-app.service", Content: huge}, {Name: "etc/machine-id", Content: huge}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			runHostile(t, n, "systemd", push(t, n, "systemd", strings.NewReplacer(" ", "", ",", "-").Replace(name), nil, files...))
@@ -181,7 +187,8 @@ func TestFIFOsInsteadOfFiles(t *testing.T) {
 	for _, m := range []struct {
 		machine
 		path string
-	}{{machine{"busybox", "sbin-init"}, "etc/inittab"}, {machine{"busybox", "sbin-init"}, "sbin/init"}, {machine{"systemd", "systemd"}, "lib/systemd/systemd"}, {machine{"systemd", "systemd"}, "etc/machine-id"}} {
+	}{{machine{"busybox", "sbin-init"}, "etc/inittab"}, {machine{"busybox", "sbin-init"}, "sbin/init"}, {machine{"systemd", "systemd"}, "lib/systemd/systemd"}, {machine{"systemd", "systemd"}, "etc/machine-id"},
+		{machine{"systemd", "systemd"}, "etc/environment"}, {machine{"busybox", "sbin-init"}, "etc/passwd"}, {machine{"busybox", "dumb-init"}, "usr/bin/dumb-init"}} {
 		t.Run(m.path, func(t *testing.T) {
 			l, err := lab.FIFOLayer(m.path)
 			if err != nil {
