@@ -161,8 +161,10 @@ func TestWhoMayHaveAnInitThatIsRoot(t *testing.T) {
 		edits   []func(*Request)
 		refused string
 	}{
-		"root":                      {},
-		"another user":              {edits: []func(*Request){user}, refused: "user 1000"},
+		"root":         {},
+		"another user": {edits: []func(*Request){user}, refused: "user 1000"},
+		"a user without powers": {edits: []func(*Request){user, func(r *Request) { r.Spec.Process.Capabilities.Bounding = nil }},
+			refused: "all but dumb-init mode need the capabilities SETUID"},
 		"no new privileges":         {edits: []func(*Request){noPrivs}, refused: "allowPrivilegeEscalation"},
 		"another node's namespace":  {node: trusting, edits: []func(*Request){user}, refused: `namespace "default"`},
 		"a trusted namespace":       {node: trusting, edits: []func(*Request){user, noPrivs, func(r *Request) { r.Namespace = "infra" }}},

@@ -88,7 +88,7 @@ func TestPodsOfTheRestrictedProfile(t *testing.T) {
 		edit  func(*corev1.Pod)
 		parts []string
 	}{
-		"systemd is refused with the fix":             {func(*corev1.Pod) {}, []string{"user 1000", "hostUsers: false", "dumb-init", `namespace "strict"`, "rich.root_namespaces"}},
+		"systemd is refused with the fix":             {func(*corev1.Pod) {}, []string{"user 1000", "hostUsers: false", "dumb-init", `namespace "strict"`, "rich.root_namespaces", "SETUID"}},
 		"systemd is refused in a user namespace, too": {ownUsers, []string{"user 1000", "CAP_SETUID", "dumb-init"}},
 	} {
 		t.Run(name, func(t *testing.T) {
