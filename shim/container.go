@@ -39,7 +39,8 @@ type container struct {
 	ofHook     bool         // it is no client's, a hook runs in it
 	node       *nodeHooks   // nil: no hook of the node concerns it
 
-	killed atomic.Bool // by SIGKILL, through us
+	killed   atomic.Bool  // by SIGKILL, through us
+	killedAt atomic.Int64 // when that was first, in nanoseconds since 1970
 
 	// life ends when the container is destroyed by force; no hook outlives it.
 	life context.Context
@@ -187,7 +188,7 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 		return c.tree.Signal(signal)
 	}
 	if signal == unix.SIGKILL {
-		c.killed.Store(true)
+		c.noteKill()
 	}
 	err := c.init.fd.Signal(signal)
 	if signal == unix.SIGKILL {
@@ -203,6 +204,12 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 		return fmt.Errorf("kill container %s: %w", c.id, err)
 	}
 	return nil
+}
+
+// noteKill notes that the container is about to be killed through us.
+func (c *container) noteKill() {
+	c.killedAt.CompareAndSwap(0, time.Now().UnixNano())
+	c.killed.Store(true)
 }
 
 func (c *container) isEnding() bool {

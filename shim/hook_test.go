@@ -123,16 +123,23 @@ func TestWhatAPoststopHookIsTold(t *testing.T) {
 		"signal":             {ending{Exit: task.Exit{Code: 143}, signal: unix.SIGTERM}, true, "143", "15", "Error"},
 		"killed by us":       {ending{Exit: task.Exit{Code: 137}, signal: unix.SIGKILL}, true, "137", "9", "Killed"},
 		"killed by others":   {ending{Exit: task.Exit{Code: 137}, signal: unix.SIGKILL}, false, "137", "9", "Error"},
+		"killed too late":    {ending{Exit: task.Exit{Code: 137}, signal: unix.SIGKILL, endedAt: started}, true, "137", "9", "Error"},
 		"by the OOM killer":  {ending{Exit: task.Exit{Code: 137, OOMKilled: true}, signal: unix.SIGKILL}, true, "137", "9", "OOMKilled"},
 		"success, then kill": {ending{}, true, "0", "", "Completed"},
 	} {
 		c := &container{startedAt: started}
-		c.killed.Store(tc.killed)
-		tc.end.endedAt = started.Add(time.Second)
+		if tc.killed {
+			c.noteKill()
+			c.killedAt.Store(started.Add(time.Second).UnixNano())
+		}
+		at := "2030-01-02T02:04:05.000000006Z"
+		if tc.end.endedAt.IsZero() {
+			tc.end.endedAt, at = started.Add(time.Second), "2030-01-02T02:04:06.000000006Z"
+		}
 		got := withEnv([]string{"A=1", "POUCH_REASON=forged", "POUCH_SIGNAL", "POUCH_ATTEMPT=2"}, c.facts(tc.end))
 		want := []string{
 			"A=1", "POUCH_ATTEMPT=2", "POUCH_EXIT_CODE=" + tc.code, "POUCH_SIGNAL=" + tc.signal, "POUCH_REASON=" + tc.reason,
-			"POUCH_STARTED_AT=2030-01-02T02:04:05.000000006Z", "POUCH_FINISHED_AT=2030-01-02T02:04:06.000000006Z",
+			"POUCH_STARTED_AT=2030-01-02T02:04:05.000000006Z", "POUCH_FINISHED_AT=" + at,
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: %q", name, got)

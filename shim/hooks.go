@@ -228,7 +228,8 @@ func (c *container) facts(end ending) [][2]string {
 	switch {
 	case end.OOMKilled:
 		reason = "OOMKilled"
-	case end.signal == unix.SIGKILL && c.killed.Load():
+	// The init of a rich container may be killed when its application has ended already.
+	case end.signal == unix.SIGKILL && c.killed.Load() && end.endedAt.UnixNano() >= c.killedAt.Load():
 		reason = "Killed"
 	case end.Code == 0:
 		reason = "Completed"

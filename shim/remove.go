@@ -53,7 +53,7 @@ func (c *container) destroyByForce(ctx context.Context) error {
 	if c.removed {
 		return nil
 	}
-	c.killed.Store(true)
+	c.noteKill()
 	_ = c.init.fd.Signal(unix.SIGKILL)
 	c.tree.Thaw()
 	if err := c.tree.Kill(ctx); err != nil {

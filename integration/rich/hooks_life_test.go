@@ -124,8 +124,11 @@ func hooksAroundOneEnd(t *testing.T, n *harness.Node, m hookMachine, ref string,
 		hooked(t, hookrun.Prestart, "before", `echo before >>/witness/order; echo "$OWN $HOOK $(id -u) $(pwd)"; echo "pid 1 is $(readlink /proc/1/exe)"; `+look),
 		hooked(t, hookrun.Poststop, "after", `echo "$POUCH_EXIT_CODE $POUCH_SIGNAL $POUCH_REASON $POUCH_ATTEMPT"; echo "$OWN $HOOK $(pwd)"; cat /made; echo $POUCH_FINISHED_AT; `+look+
 			`echo after >>/witness/order; i=0; until [ -e /witness/go ]; do sleep 0.05; i=$((i+1)); [ $i -lt 400 ] || exit 1; done`))
-	app := append([]string{"mark=/made", "mark=/witness/order", "say=up"}, actions...)
-	c := p.Run(t, "app", probe(ref, app...), witnessed(dir), func(c *runtime.ContainerConfig) { c.Metadata.Attempt, c.WorkingDir = 2, "/usr" })
+	app := `exec probe mark=/made mark=/witness/order say=up "$@"`
+	if m.services {
+		app = "until grep -q up /witness/order; do sleep 0.1; done; " + app
+	}
+	c := p.Run(t, "app", image(ref, append([]string{"sh", "-c", app, "app"}, actions...)...), witnessed(dir), func(c *runtime.ContainerConfig) { c.Metadata.Attempt, c.WorkingDir = 2, "/usr" })
 	c.AwaitLine(t, boot, "up")
 	ended := make(chan struct{})
 	go func() {
