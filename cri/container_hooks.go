@@ -166,6 +166,12 @@ func (s *Service) mountLauncher(rec model.Container, rootfs string, sp *specs.Sp
 			return fmt.Errorf("container %q: hooks are run by what is mounted at %s: %w", rec.Config.Name, hookrun.Launcher, err)
 		}
 	}
+	for _, m := range rec.Config.Mounts {
+		if m.Readonly && covers(m.ContainerPath, path.Dir(hookrun.Launcher)) {
+			return fmt.Errorf("container %q: hooks are run by what is mounted at %s, but the pod's mount at %s is read-only: mount it further below: %w",
+				rec.Config.Name, hookrun.Launcher, m.ContainerPath, errdefs.ErrInvalidArgument)
+		}
+	}
 	// A real init has a folder of ours there, read-only: what is mounted at has to be in it.
 	dir := filepath.Join(s.bundleDir(rec.ID), richrun.Dir)
 	if _, err := os.Stat(dir); err == nil && richrun.Folder == path.Dir(hookrun.Launcher) {

@@ -2,13 +2,16 @@ package integration
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
 // Whatever stands in an annotation, it is refused before anything is made, with the annotation's name and the place in it.
@@ -91,6 +94,44 @@ func TestAHookHasMoreThanItsContainerOnlyByGrant(t *testing.T) {
 			}
 			wantCode(t, err, codes.PermissionDenied, poststopKey, `hook "a"`, test.want, `namespace "`+test.namespace+`"`)
 		})
+	}
+}
+
+// What runs hooks is mounted in the container: where that cannot be, the error says why.
+func TestAPlaceThatHooksCannotBeRunFrom(t *testing.T) {
+	n := harness.Start(t)
+	n.Pull(t, harness.Busybox)
+	p := n.RunPod(t, hooks(t, poststopKey, shell("a", "true")))
+	_, err := p.TryCreate(harness.Context(t), p.ContainerConfig("read-only", func(c *runtime.ContainerConfig) {
+		c.Mounts = []*runtime.Mount{{HostPath: t.TempDir(), ContainerPath: "/run", Readonly: true}}
+	}))
+	wantCode(t, err, codes.InvalidArgument, "/run/.pouch/hook", "mount at /run is read-only")
+	for path, file := range map[string]lab.File{
+		"a file":             {Name: "run/.pouch", Content: []byte("x")},
+		"a link to a file":   {Name: "run", Link: "/etc/passwd"},
+		"a link to nowhere":  {Name: "run", Link: "/nowhere/else"},
+		"a link to the host": {Name: "run/.pouch", Link: "/../../../../etc"},
+	} {
+		ref := pushBusybox(t, n, "hooks:"+strings.ReplaceAll(path, " ", "-"), func(*v1.ConfigFile) {}, file)
+		n.Pull(t, ref)
+		id, err := p.TryCreate(harness.Context(t), p.ContainerConfig(strings.ReplaceAll(path, " ", "-"), image(ref, 0)))
+		if strings.HasSuffix(path, "file") {
+			wantCode(t, err, codes.InvalidArgument, "/run/.pouch/hook", "is no folder")
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", path, err)
+			continue
+		}
+		c := &harness.Container{ID: id, Config: p.ContainerConfig("x"), Pod: p}
+		c.Start(t)
+		c.Stop(t, 0)
+		if r := hookResults(t, c); len(r) != 1 || r[0].Outcome != "succeeded" {
+			t.Errorf("%s: %+v", path, r)
+		}
+	}
+	if _, err := os.Stat("/etc/hook"); err == nil {
+		t.Error("the machine's /etc was written to")
 	}
 }
 

@@ -29,7 +29,8 @@ else
   "$main/integration/scripts/cni-plugins.sh"
   suite=${VM_SUITE:-integration}
   (cd "$main" && CGO_ENABLED=0 go test -c -tags "seccomp netgo osusergo" -o "$work/payload/integration.test" "./$suite")
-  mkdir -p "$work/payload/bin" "$work/payload/build/failpoints" "$work/payload/build/cni"
+  mkdir -p "$work/payload/bin" "$work/payload/build/failpoints" "$work/payload/build/cni" "$work/payload/docs"
+  cp "$main/docs/hooks.md" "$work/payload/docs/"
   cp "$main"/bin/* "$work/payload/bin/"
   cp "$main"/build/failpoints/* "$work/payload/build/failpoints/"
   cp -r "$main/build/cni/bin" "$work/payload/build/cni/bin"
