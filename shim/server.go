@@ -29,12 +29,13 @@ const Protocol = 1
 
 // Limits on what waits for a container. They are far above what a healthy container needs.
 const (
-	createLimit = 60 * time.Second // from the first system call of a create or exec to its answer
-	startLimit  = 30 * time.Second // from opening exec.fifo to the program's execve
-	killLimit   = 10 * time.Second // from SIGKILL to the end
-	drainLimit  = 500 * time.Millisecond
-	hurryLimit  = 2 * time.Second  // for the callers of execs in a container that has ended
-	lockLimit   = 10 * time.Second // a predecessor that is just ending
+	createLimit  = 60 * time.Second // from the first system call of a create or exec to its answer
+	startLimit   = 30 * time.Second // from opening exec.fifo to the program's execve
+	programLimit = time.Second      // from the byte in exec.fifo to the program's execve, for signals
+	killLimit    = 10 * time.Second // from SIGKILL to the end
+	drainLimit   = 500 * time.Millisecond
+	hurryLimit   = 2 * time.Second  // for the callers of execs in a container that has ended
+	lockLimit    = 10 * time.Second // a predecessor that is just ending
 )
 
 // Options are what New needs.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -145,6 +146,23 @@ func (c *container) release() error {
 		return fmt.Errorf("remove exec.fifo: %w", err) // libcontainer would take it for created
 	}
 	return nil
+}
+
+// awaitProgram waits until the init of a started container is its program: until its execve it is runc's init, which would
+// take a signal in the program's place. Nothing tells of an execve; it follows at once.
+func (c *container) awaitProgram() {
+	c.mu.Lock()
+	started := !c.startedAt.IsZero()
+	c.mu.Unlock()
+	if !started || c.program.Load() {
+		return
+	}
+	for until := time.Now().Add(programLimit); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		if st, err := shimstate.ReadStat(c.init.pid); err != nil || !isRuncInit(st.Comm) {
+			break
+		}
+	}
+	c.program.Store(true)
 }
 
 // readByte waits for one byte. As long as no writer has come, a read gives 0 bytes, which is no end of file here.

@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -77,5 +78,20 @@ func TestExitCodes(t *testing.T) {
 				t.Errorf("code %d, want %d", exit.Code, c.code)
 			}
 		})
+	}
+}
+
+func TestASignalRightAfterTheStartMeetsTheProgram(t *testing.T) {
+	l := newLab(t)
+	for i := range 30 {
+		id := fmt.Sprintf("c%d", i)
+		// pid 1 of a namespace that has no handler for SIGTERM takes none, unless it is runc's init still.
+		l.run(l.request(id, l.spec(id, "usleep", "50000")))
+		if err := l.client.Kill(l.ctx, id, uint32(unix.SIGTERM), false); err != nil {
+			t.Error(err)
+		}
+		if exit := l.finish(id); exit.Code != 0 {
+			t.Errorf("%s: code %d", id, exit.Code)
+		}
 	}
 }
