@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -62,5 +65,48 @@ func TestHooksOfEveryKindOfContainer(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The limits of poststop hooks are the container's last ones, in a cgroup of their own that is the pod's too.
+func TestPoststopHooksHaveTheContainersLimits(t *testing.T) {
+	n := harness.Start(t)
+	dir := t.TempDir()
+	p := n.RunPod(t, hooks(t, poststopKey, shell("slow", "touch /witness/begun; while [ ! -e /witness/go ]; do sleep 0.05; done")))
+	c := p.Run(t, "app", witness(dir), harness.Sh("exec sleep 1000"), func(c *runtime.ContainerConfig) { c.Linux.Resources.MemoryLimitInBytes = 64 << 20 })
+	if _, err := n.Daemon.Runtime.UpdateContainerResources(harness.Context(t), &runtime.UpdateContainerResourcesRequest{
+		ContainerId: c.ID, Linux: &runtime.LinuxContainerResources{MemoryLimitInBytes: 96 << 20},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := n.Daemon.Runtime.StopContainer(harness.Context(t), &runtime.StopContainerRequest{ContainerId: c.ID})
+		ended <- err
+	}()
+	harness.Eventually(t, "the hook runs", func() bool { _, err := os.Stat(filepath.Join(dir, "begun")); return err == nil })
+	all, err := n.Cgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limits []string
+	for _, cgroup := range all {
+		if !strings.Contains(filepath.Base(cgroup), c.ID+"-poststop") {
+			continue
+		}
+		for _, file := range []string{"memory.limit_in_bytes", "memory.max"} {
+			if b, err := os.ReadFile(filepath.Join(cgroup, file)); err == nil {
+				limits = append(limits, strings.TrimSpace(string(b)))
+			}
+		}
+	}
+	if len(limits) != 1 || limits[0] != strconv.Itoa(96<<20) {
+		t.Errorf("the limits are %q", limits)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
