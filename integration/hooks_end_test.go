@@ -185,11 +185,12 @@ func TestHooksInASharedPIDNamespace(t *testing.T) {
 	}
 }
 
-// A hundred containers with hooks at once, each with its own results.
+// A hundred containers with hooks at once, each with its own results, within the time that the kubelet gives one start.
 func TestAHundredContainersWithHooks(t *testing.T) {
 	n := harness.Start(t)
 	n.Pull(t, harness.Busybox)
 	const pods, each = 10, 10
+	begin := time.Now()
 	var work sync.WaitGroup
 	for range pods {
 		p := n.RunPod(t, hooks(t, prestartKey, shell("a", "echo $ME")), hooks(t, poststopKey, shell("b", "echo $ME $POUCH_EXIT_CODE")))
@@ -219,4 +220,13 @@ func TestAHundredContainersWithHooks(t *testing.T) {
 		}
 	}
 	work.Wait()
+	if took := time.Since(begin); took > harness.Patience(2*time.Minute) {
+		t.Errorf("it took %s", took)
+	}
+	if left, err := n.Processes(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	if left, err := n.Cgroups(); err != nil || slices.ContainsFunc(left, func(dir string) bool { return strings.Contains(dir, "poststop") || strings.HasSuffix(dir, "/hook") }) {
+		t.Errorf("cgroups of hooks are left: %v, %v", left, err)
+	}
 }

@@ -11,10 +11,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// annotate edits an annotation of the pod, which goes without a value, and waits until the kubelet works on the pod as it is
+// annotate edits an annotation about rich containers.
+func (p *pod) annotate(t testing.TB, key, value string) {
+	t.Helper()
+	p.annotateKey(t, "rich.cri-pouch.io/"+key, value)
+}
+
+// annotateKey edits an annotation of the pod, which goes without a value, and waits until the kubelet works on the pod as it is
 // then: one that looks at the pod already would start a container by the pod as it was. Of annotations a kubelet does not say
 // which it has seen, so the deadline, which counts as a change of the pod, is edited with it.
-func (p *pod) annotate(t testing.TB, key, value string) {
+func (p *pod) annotateKey(t testing.TB, key, value string) {
 	t.Helper()
 	var to any
 	if value != "" {
@@ -25,7 +31,7 @@ func (p *pod) annotate(t testing.TB, key, value string) {
 		deadline = *old - 1 // it can only be shortened
 	}
 	patch, err := json.Marshal(map[string]any{
-		"metadata": map[string]any{"annotations": map[string]any{"rich.cri-pouch.io/" + key: to}},
+		"metadata": map[string]any{"annotations": map[string]any{key: to}},
 		"spec":     map[string]any{"activeDeadlineSeconds": deadline},
 	})
 	if err != nil {
