@@ -41,7 +41,6 @@ type container struct {
 
 	killed   atomic.Bool  // by SIGKILL, through us
 	killedAt atomic.Int64 // when that was first, in nanoseconds since 1970
-	program  atomic.Bool  // its init is known to have become its program
 
 	// life ends when the container is destroyed by force; no hook outlives it.
 	life context.Context
@@ -186,7 +185,7 @@ func (c *container) kill(ctx context.Context, signal unix.Signal, all bool) erro
 		return c.rich.stop(signal, all)
 	}
 	if signal != unix.SIGKILL {
-		c.awaitProgram()
+		c.awaitProgram(signal)
 	}
 	if all && signal != unix.SIGKILL {
 		return c.tree.Signal(signal)

@@ -183,7 +183,7 @@ func (r *rich) shutDown() {
 
 // tell sends the init the signal to shut down.
 func (r *rich) tell() {
-	r.c.awaitProgram()
+	r.c.awaitProgram(unix.Signal(r.plan.Shutdown))
 	if err := r.c.init.fd.Signal(unix.Signal(r.plan.Shutdown)); err != nil && !r.c.init.fd.Ended() {
 		r.c.log.WithError(err).Error("cannot tell the init to shut down")
 	}

@@ -31,7 +31,7 @@ const Protocol = 1
 const (
 	createLimit  = 60 * time.Second // from the first system call of a create or exec to its answer
 	startLimit   = 30 * time.Second // from opening exec.fifo to the program's execve
-	programLimit = time.Second      // from the byte in exec.fifo to the program's execve, for signals
+	programLimit = time.Second      // from a start until its program is ready for signals
 	killLimit    = 10 * time.Second // from SIGKILL to the end
 	drainLimit   = 500 * time.Millisecond
 	hurryLimit   = 2 * time.Second  // for the callers of execs in a container that has ended

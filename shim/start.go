@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -148,21 +149,33 @@ func (c *container) release() error {
 	return nil
 }
 
-// awaitProgram waits until the init of a started container is its program: until its execve it is runc's init, which would
-// take a signal in the program's place. Nothing tells of an execve; it follows at once.
-func (c *container) awaitProgram() {
+// awaitProgram waits until the init of a container that has just been started is its program and can take a signal: until its
+// execve it is runc's init, which would take it in the program's place, and the kernel drops what pid 1 of a namespace has no
+// handler for yet. Nothing tells of either; both follow at once. A program that never has a handler loses nothing.
+func (c *container) awaitProgram(signal unix.Signal) {
 	c.mu.Lock()
-	started := !c.startedAt.IsZero()
+	until := c.startedAt.Add(programLimit)
 	c.mu.Unlock()
-	if !started || c.program.Load() {
-		return
-	}
-	for until := time.Now().Add(programLimit); time.Now().Before(until); time.Sleep(time.Millisecond) {
-		if st, err := shimstate.ReadStat(c.init.pid); err != nil || !isRuncInit(st.Comm) {
-			break
+	for ; time.Now().Before(until); time.Sleep(time.Millisecond) {
+		st, err := shimstate.ReadStat(c.init.pid)
+		if err != nil || st.State == 'Z' || !isRuncInit(st.Comm) && (!c.privatePID || takes(c.init.pid, signal)) {
+			return
 		}
 	}
-	c.program.Store(true)
+}
+
+// takes says whether a process has a handler for a signal, or keeps it until it looks.
+func takes(pid int, signal unix.Signal) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil || signal < 1 || signal == unix.SIGSTOP {
+		return true
+	}
+	var mask uint64
+	for _, name := range []string{"SigBlk", "SigCgt"} {
+		m, _ := strconv.ParseUint(field(string(status), name), 16, 64)
+		mask |= m
+	}
+	return mask>>(signal-1)&1 == 1
 }
 
 // readByte waits for one byte. As long as no writer has come, a read gives 0 bytes, which is no end of file here.

@@ -2,6 +2,8 @@ package client_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -83,10 +85,17 @@ func TestExitCodes(t *testing.T) {
 
 func TestASignalRightAfterTheStartMeetsTheProgram(t *testing.T) {
 	l := newLab(t)
+	if err := os.Link(l.launcher(), filepath.Join(l.rootfs, "bin/pouch-init")); err != nil {
+		t.Fatal(err)
+	}
 	for i := range 30 {
 		id := fmt.Sprintf("c%d", i)
-		// pid 1 of a namespace that has no handler for SIGTERM takes none, unless it is runc's init still.
-		l.run(l.request(id, l.spec(id, "usleep", "50000")))
+		// pid 1 of a namespace takes what it has a handler for: the one ends by SIGTERM, the other by itself.
+		args := []string{"pouch-init", "hold"}
+		if i%2 == 1 {
+			args = []string{"usleep", "50000"}
+		}
+		l.run(l.request(id, l.spec(id, args...)))
 		if err := l.client.Kill(l.ctx, id, uint32(unix.SIGTERM), false); err != nil {
 			t.Error(err)
 		}
