@@ -79,11 +79,12 @@ func (h *hostHooks) declare(t *testing.T, name, text string) {
 func (h *hostHooks) await(t *testing.T, path string, wanted func(*pouchv1.HookFile) bool) {
 	t.Helper()
 	harness.Eventually(t, "the daemon has read "+path, func() bool {
-		i := slices.IndexFunc(h.files(t), func(f *pouchv1.HookFile) bool { return f.File == path })
+		files := h.files(t)
+		i := slices.IndexFunc(files, func(f *pouchv1.HookFile) bool { return f.File == path })
 		if i < 0 {
 			return wanted(nil)
 		}
-		return wanted(h.files(t)[i])
+		return wanted(files[i])
 	})
 }
 
