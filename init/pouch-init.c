@@ -4,12 +4,20 @@
  *   init    pid 1 of a container in dumb-init mode: init COMMAND [ARGUMENT...]
  *   hook    runs a container's hook: hook COMMAND [ARGUMENT...]
  *   enter   runs a program in the namespaces of a process: enter PID PROGRAM ARGV0 [ARGUMENT...]
+ *   true    ends with 0: the program of a container in which hooks are tried, whatever its image has
  *   launch  runs a rich container's application under a real init: launch [FILE], launch unit NAME
  */
 #include <stdio.h>
 #include <string.h>
 
 #include "roles.h"
+
+static int nothing(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+	return 0;
+}
 
 static const struct {
 	const char *name;
@@ -19,6 +27,7 @@ static const struct {
 	{"init", supervise},
 	{"hook", hook},
 	{"enter", enter},
+	{"true", nothing},
 	{"launch", launch},
 };
 

@@ -30,7 +30,7 @@ func (a *app) hooksTestCommand() *cobra.Command {
 		Use: "test --image IMAGE -f FILE [COMMAND...]", Short: "Try hooks around a scratch container", Args: cobra.ArbitraryArgs,
 		Long: "Run the hooks of FILE around a container in a pod of its own, print what became of each, and remove both. FILE is\n" +
 			`{"prestart": [HOOK...], "poststop": [HOOK...]}` + " with lists as a pod's annotations have them; -: standard input. The\n" +
-			"container only waits, so that any image will do; with --run it runs the image's command, or COMMAND, to its end.\n" +
+			"container does nothing, so that any image will do; with --run it runs the image's command, or COMMAND, to its end.\n" +
 			"Ends with 1 if a hook did not succeed.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {

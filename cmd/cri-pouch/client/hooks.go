@@ -17,15 +17,12 @@ import (
 // scratchLimit is how long taking a scratch pod away may take: its poststop hooks have their time.
 const scratchLimit = 3 * time.Minute
 
-// scratchGrace is the grace period of a scratch container that only waits, in seconds.
-const scratchGrace = 5
-
 // HookTest says which hooks to try.
 type HookTest struct {
 	RunOptions
 	Prestart, Poststop string // lists as an annotation has them; empty: none
-	// Run runs the image's command (or RunOptions') to its end between the hooks. Else what runs the hooks waits there: it is in
-	// the container already, whatever the image has.
+	// Run runs the image's command (or RunOptions') to its end between the hooks. Else the program is what runs the hooks, which is
+	// in the container already, whatever the image has; it does nothing.
 	Run bool
 }
 
@@ -61,7 +58,7 @@ func (c *Client) TestHooks(ctx context.Context, o HookTest) (_ []hookrun.Result,
 	if err != nil {
 		return nil, err
 	}
-	lived := c.liveScratch(ctx, id, o.Run)
+	lived := c.liveScratch(ctx, id)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -82,16 +79,15 @@ func (c *Client) createScratch(ctx context.Context, pod string, o HookTest) (str
 	container := containerConfig(o.RunOptions, config)
 	container.Annotations = nil
 	if !o.Run {
-		// The launcher runs itself once more, as what holds a namespace: it waits for SIGTERM.
-		container.Command, container.Args = []string{hookrun.Launcher, "/proc/self/exe", "hold"}, nil
-		container.StopSignal = runtime.Signal_SIGNAL_SIGTERM
+		// The launcher runs itself once more, as what ends with 0.
+		container.Command, container.Args = []string{hookrun.Launcher, "/proc/self/exe", "true"}, nil
 	}
 	created, err := c.Runtime.CreateContainer(ctx, &runtime.CreateContainerRequest{PodSandboxId: pod, Config: container, SandboxConfig: config})
 	return created.GetContainerId(), err
 }
 
 // liveScratch starts a container and lets it end.
-func (c *Client) liveScratch(ctx context.Context, id string, itself bool) error {
+func (c *Client) liveScratch(ctx context.Context, id string) error {
 	following, stop := context.WithCancel(ctx)
 	defer stop()
 	events, err := c.Runtime.GetContainerEvents(following, &runtime.GetEventsRequest{})
@@ -99,10 +95,6 @@ func (c *Client) liveScratch(ctx context.Context, id string, itself bool) error 
 		return err
 	}
 	if _, err := c.Runtime.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: id}); err != nil {
-		return err
-	}
-	if !itself {
-		_, err := c.Runtime.StopContainer(ctx, &runtime.StopContainerRequest{ContainerId: id, Timeout: scratchGrace})
 		return err
 	}
 	for {
