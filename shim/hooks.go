@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,6 +27,7 @@ type hooks struct {
 	c           *container
 	plan        hookrun.Plan // without the container of the poststop hooks
 	cgroupsPath string       // of the container
+	pids        *os.File     // the pid namespace that it shares; nil: it has one of its own
 	results     []hookrun.Result
 	current     atomic.Pointer[process] // the one that runs
 }
@@ -48,13 +50,45 @@ func newHooks(c *container, spec *specs.Spec) (*hooks, error) {
 			c.s.host.fit(hook.Process, c.userns)
 		}
 	}
+	h := &hooks{c: c, cgroupsPath: spec.Linux.CgroupsPath}
 	if len(plan.Poststop) > 0 {
-		if err := checkPoststopSpec(plan, spec.Linux.CgroupsPath); err != nil {
+		if err := checkPoststopSpec(plan, h.cgroupsPath); err != nil {
+			return nil, err
+		}
+		if err := h.holdPIDs(plan.PoststopSpec); err != nil {
 			return nil, err
 		}
 	}
 	plan.PoststopSpec = nil // it is large, and may be long in coming
-	return &hooks{c: c, plan: plan, cgroupsPath: spec.Linux.CgroupsPath}, nil
+	h.plan = plan
+	return h, nil
+}
+
+// holdPIDs opens a pid namespace that is shared: its path has the number of a process in it, which is another's when that has
+// ended by the time the poststop hooks run.
+func (h *hooks) holdPIDs(spec *specs.Spec) (err error) {
+	if ns := pidNamespace(spec); ns != nil && ns.Path != "" {
+		if h.pids, err = os.Open(ns.Path); err != nil {
+			return fmt.Errorf("plan of hooks: open the shared pid namespace: %w", err)
+		}
+	}
+	return nil
+}
+
+func pidNamespace(spec *specs.Spec) *specs.LinuxNamespace {
+	for i := range spec.Linux.Namespaces {
+		if ns := &spec.Linux.Namespaces[i]; ns.Type == specs.PIDNamespace {
+			return ns
+		}
+	}
+	return nil
+}
+
+// close lets go of what is held for the poststop hooks.
+func (h *hooks) close() {
+	if h != nil && h.pids != nil {
+		_ = h.pids.Close()
+	}
 }
 
 func checkPoststopSpec(plan hookrun.Plan, cgroupsPath string) (err error) {
@@ -83,7 +117,13 @@ func (h *hooks) poststopSpec() (*specs.Spec, error) {
 	if len(plan.Poststop) == 0 {
 		return nil, fmt.Errorf("plan of hooks: it has changed: %w", errdefs.ErrInvalidArgument)
 	}
-	return plan.PoststopSpec, checkPoststopSpec(plan, h.cgroupsPath)
+	if err := checkPoststopSpec(plan, h.cgroupsPath); err != nil {
+		return nil, err
+	}
+	if h.pids != nil {
+		pidNamespace(plan.PoststopSpec).Path = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.pids.Fd())
+	}
+	return plan.PoststopSpec, nil
 }
 
 // knows says whether a process is one of a hook that runs.

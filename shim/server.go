@@ -203,6 +203,7 @@ func (s *Server) reserve(c *container) error {
 }
 
 func (s *Server) forget(c *container) {
+	c.hooks.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.containers[c.id] == c {

@@ -209,6 +209,55 @@ func sharedPIDs(spec *specs.Spec) {
 	spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace })
 }
 
+// A path below /proc means another process once the one that it was written for has ended.
+func TestPoststopHooksKeepTheSharedPIDNamespace(t *testing.T) {
+	l := newLab(t)
+	holder := exec.Command("sleep", "1000")
+	holder.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = holder.Process.Kill()
+		_ = holder.Wait()
+	})
+	shared := fmt.Sprintf("/proc/%d/ns/pid", holder.Process.Pid)
+	want, err := os.Readlink(shared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := l.spec("c", "sh", "-c", "readlink /proc/self/ns/pid")
+	for i := range spec.Linux.Namespaces {
+		if ns := &spec.Linux.Namespaces[i]; ns.Type == specs.PIDNamespace {
+			ns.Path = shared
+		}
+	}
+	r := l.withHooks("c", spec, nil, []hookrun.Hook{l.script("h", "readlink /proc/self/ns/pid")})
+	if _, err := l.client.Create(l.ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := hookrun.ReadPlan(r.Bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range plan.PoststopSpec.Linux.Namespaces {
+		if ns := &plan.PoststopSpec.Linux.Namespaces[i]; ns.Type == specs.PIDNamespace {
+			ns.Path = "/proc/1/ns/pid"
+		}
+	}
+	if err := plan.Write(r.Bundle); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.client.Start(l.ctx, "c"); err != nil {
+		t.Fatal(err)
+	}
+	l.finish("c")
+	if results := l.results(r); len(results) != 1 || results[0].Output != want+"\n" || l.text("c", "stdout") != want+"\n" {
+		t.Errorf("results %+v, the program is in %q, want %s", results, l.text("c", "stdout"), want)
+	}
+	l.noHookLeft("c")
+}
+
 func TestHooksThatFightBack(t *testing.T) {
 	l := newLab(t)
 	for id, tc := range map[string]struct {
