@@ -13,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/internal/dirwatch"
 )
 
 // nodeFilesMax bounds the files of all folders together.
@@ -32,7 +34,7 @@ type NodeOptions struct {
 // Node holds the node's hooks as their folders have them. It is safe for concurrent use.
 type Node struct {
 	o     NodeOptions
-	watch *nodeWatch
+	watch *dirwatch.Watch
 	count *prometheus.GaugeVec
 
 	mu    sync.Mutex
@@ -48,7 +50,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(n.count)
 	}
-	w, err := watchNode(o.Dirs, o.Log, n.load)
+	w, err := dirwatch.Open("node's hooks", o.Dirs, o.Log, n.load)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +59,7 @@ func OpenNode(o NodeOptions) (*Node, error) {
 }
 
 // Close ends the watch.
-func (n *Node) Close() error { return n.watch.close() }
+func (n *Node) Close() error { return n.watch.Close() }
 
 // List gives the files in the order in which their hooks run, those that are not used too.
 func (n *Node) List() []NodeFile {

@@ -7,26 +7,22 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/containerd/errdefs"
 	gocni "github.com/containerd/go-cni"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/invoke"
-	"github.com/fsnotify/fsnotify"
 	"github.com/sirupsen/logrus"
-)
 
-// confQuiet is how long the folder must be quiet before it is read, so that a file that is being written is read whole.
-const confQuiet = 50 * time.Millisecond
+	"github.com/cri-pouch/cri-pouch/internal/dirwatch"
+)
 
 // confWatch holds the configuration that is in force. It follows the folder by inotify; the folder need not exist.
 type confWatch struct {
 	dir     string
 	binDirs []string
 	log     *logrus.Entry
-	notify  *fsnotify.Watcher
-	done    chan struct{}
+	watch   *dirwatch.Watch
 
 	mu      sync.Mutex
 	list    *libcni.NetworkConfigList
@@ -35,22 +31,16 @@ type confWatch struct {
 }
 
 func watchConf(dir string, binDirs []string, log *logrus.Entry) (*confWatch, error) {
-	notify, err := fsnotify.NewWatcher()
+	w := &confWatch{dir: filepath.Clean(dir), binDirs: binDirs, log: log, changed: make(chan struct{})}
+	watch, err := dirwatch.Open("CNI configuration", []string{dir}, log, w.load)
 	if err != nil {
-		return nil, fmt.Errorf("watch CNI configuration folder %s (see fs.inotify.max_user_instances): %w", dir, err)
+		return nil, err
 	}
-	w := &confWatch{dir: filepath.Clean(dir), binDirs: binDirs, log: log, notify: notify, done: make(chan struct{}), changed: make(chan struct{})}
-	w.arm()
-	w.load()
-	go w.run()
+	w.watch = watch
 	return w, nil
 }
 
-func (w *confWatch) close() error {
-	err := w.notify.Close()
-	<-w.done
-	return err
-}
+func (w *confWatch) close() error { return w.watch.Close() }
 
 // current gives the configuration to be used now. It looks whether the plugins are there, since they may come later than
 // the configuration and from elsewhere.
@@ -68,55 +58,6 @@ func (w *confWatch) current() (*libcni.NetworkConfigList, error) {
 		}
 	}
 	return list, nil
-}
-
-func (w *confWatch) run() {
-	defer close(w.done)
-	quiet := time.NewTimer(0)
-	<-quiet.C
-	for {
-		select {
-		case e, ok := <-w.notify.Events:
-			if !ok {
-				return
-			}
-			if w.concerns(e) {
-				quiet.Reset(confQuiet)
-			}
-		case err, ok := <-w.notify.Errors:
-			if !ok {
-				return
-			}
-			w.log.WithError(err).Warn("the watch of the CNI configuration lost events, reading it again")
-			quiet.Reset(confQuiet)
-		case <-quiet.C:
-			w.arm()
-			w.load()
-		}
-	}
-}
-
-// concerns leaves out what happens beside the folder and its ancestors, and changes of attributes.
-func (w *confWatch) concerns(e fsnotify.Event) bool {
-	if e.Op == fsnotify.Chmod {
-		return false
-	}
-	return filepath.Dir(e.Name) == w.dir || strings.HasPrefix(w.dir+"/", strings.TrimSuffix(e.Name, "/")+"/")
-}
-
-// arm watches the folder and all that lead to it, as far as they exist: each may be made, renamed or replaced. Watches
-// are made anew, for the same path may be another folder by now.
-func (w *confWatch) arm() {
-	for dir := w.dir; ; dir = filepath.Dir(dir) {
-		_ = w.notify.Remove(dir)
-		err := w.notify.Add(dir)
-		if err != nil && dir == "/" {
-			w.log.WithError(err).Error("cannot watch for the CNI configuration (see fs.inotify.max_user_watches)")
-		}
-		if dir == "/" {
-			return
-		}
-	}
 }
 
 // load reads the folder. What stands there counts, also when it is broken: a node that works until its next restart
