@@ -82,31 +82,9 @@ func (s *show) replace(ctx context.Context) (time.Duration, error) {
 	return time.Duration(now.StartedAt - was.FinishedAt), nil
 }
 
-// takeDown stops and removes the pod and both images, and makes sure that the daemon knows of nothing any more.
+// takeDown stops and removes the pod and both images.
 func (s *show) takeDown(ctx context.Context) error {
-	if _, err := s.lab.Daemon.Runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: s.podID}); err != nil {
-		return fmt.Errorf("stop the pod: %w", err)
-	}
-	if _, err := s.lab.Daemon.Runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: s.podID}); err != nil {
-		return fmt.Errorf("remove the pod: %w", err)
-	}
-	for _, tag := range []string{"shop:1", "shop:2"} {
-		if _, err := s.lab.Daemon.Images.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: s.lab.Ref(tag)}}); err != nil {
-			return fmt.Errorf("remove image %s: %w", tag, err)
-		}
-	}
-	containers, err := s.lab.Daemon.Runtime.ListContainers(ctx, &runtime.ListContainersRequest{})
-	if err != nil {
-		return err
-	}
-	taken, err := s.lab.Network.Reserved()
-	if err != nil {
-		return err
-	}
-	if len(containers.Containers) > 0 || len(taken) > 0 {
-		return fmt.Errorf("left behind: %d containers, addresses %v", len(containers.Containers), taken)
-	}
-	return nil
+	return s.lab.TakeDown(ctx, s.podID, s.lab.Ref("shop:1"), s.lab.Ref("shop:2"))
 }
 
 // run pulls, creates and starts a container and gives its ID.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cmd/cri-pouch/remote"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
 // client is somebody who is attached to a container.
@@ -129,6 +130,7 @@ func clientsAttachToTheTerminal(t *testing.T, n *harness.Node, m machine, ref st
 	})
 	first := attach(t, c)
 	first.sizes <- remote.Size{Width: 123, Height: 45}
+	hasSize(t, c, "45 123")
 	first.types(t, "tty; stty size; echo $TERM\n")
 	first.sees(t, "45 123\n")
 	first.sees(t, "xterm\n")
@@ -136,6 +138,7 @@ func clientsAttachToTheTerminal(t *testing.T, n *harness.Node, m machine, ref st
 	<-first.done
 	second := attach(t, c)
 	second.sizes <- remote.Size{Width: 77, Height: 33}
+	hasSize(t, c, "33 77")
 	second.types(t, "stty size\n")
 	second.sees(t, "33 77\n")
 	second.types(t, "sleep 1000\n")
@@ -149,4 +152,13 @@ func clientsAttachToTheTerminal(t *testing.T, n *harness.Node, m machine, ref st
 	if code != 6 || strings.Contains(text, "job control") || strings.Contains(text, "systemd") || strings.Contains(text, "INIT:") {
 		t.Errorf("code %d, log %q", code, text)
 	}
+}
+
+// hasSize waits until the application's terminal has a size. A client's size and what it types go different ways.
+func hasSize(t *testing.T, c *harness.Container, rowsAndColumns string) {
+	t.Helper()
+	harness.Eventually(t, "the terminal has "+rowsAndColumns, func() bool {
+		_, out := exec(t, c, "sh", "-c", "stty size <"+richrun.Folder+"/"+richrun.TerminalLink)
+		return out == rowsAndColumns
+	})
 }

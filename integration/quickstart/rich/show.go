@@ -201,31 +201,9 @@ func (s *show) shutDown(ctx context.Context) error {
 	return s.checkShutdown()
 }
 
-// remove removes the pod and its images, and makes sure that the daemon knows of nothing any more.
+// remove removes the pod and its images.
 func (s *show) remove(ctx context.Context) error {
-	if _, err := s.lab.Daemon.Runtime.StopPodSandbox(ctx, &runtime.StopPodSandboxRequest{PodSandboxId: s.podID}); err != nil {
-		return fmt.Errorf("stop the pod: %w", err)
-	}
-	if _, err := s.lab.Daemon.Runtime.RemovePodSandbox(ctx, &runtime.RemovePodSandboxRequest{PodSandboxId: s.podID}); err != nil {
-		return fmt.Errorf("remove the pod: %w", err)
-	}
-	for _, image := range []string{s.node.Example.Pod.Spec.Containers[0].Image, s.spec.Image} {
-		if _, err := s.lab.Daemon.Images.RemoveImage(ctx, &runtime.RemoveImageRequest{Image: &runtime.ImageSpec{Image: image}}); err != nil {
-			return fmt.Errorf("remove image %s: %w", image, err)
-		}
-	}
-	containers, err := s.lab.Daemon.Runtime.ListContainers(ctx, &runtime.ListContainersRequest{})
-	if err != nil {
-		return err
-	}
-	taken, err := s.lab.Network.Reserved()
-	if err != nil {
-		return err
-	}
-	if len(containers.Containers) > 0 || len(taken) > 0 {
-		return fmt.Errorf("left behind: %d containers, addresses %v", len(containers.Containers), taken)
-	}
-	return nil
+	return s.lab.TakeDown(ctx, s.podID, s.node.Example.Pod.Spec.Containers[0].Image, s.spec.Image)
 }
 
 // await asks for the page of the manifest's probe until it holds want, and gives it with the time since the last other
