@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	// alonePoll is how often an init that never ends by itself is looked at during its shutdown: nothing tells that it is the
 	// last process.
 	alonePoll = 20 * time.Millisecond
+	// aloneLooks is how many looks in a row must find it alone: between two of its shutdown scripts it is so for a moment.
+	aloneLooks = 5
 	// oomSettle is how long after a kill by the OOM killer an application that goes on was not meant by it.
 	oomSettle = 200 * time.Millisecond
 	// unitFailedCode is the exit code of a container that a watched unit's failure ended.
@@ -160,17 +163,24 @@ func (r *rich) shutDown() {
 		defer t.Stop()
 		look = t.C
 	}
+	alone := 0
 	for waiting := true; waiting; {
 		select {
 		case <-r.quit:
 			return
 		case <-again.C:
-			r.tell()
+			if !r.signalIn("SigBlk") { // else it has kept the first one
+				r.tell()
+			}
 			pause *= 2
 			again.Reset(pause)
 		case <-look:
-			pids, err := r.c.tree.Pids()
-			waiting = err != nil || len(pids) > 1
+			alone++
+			// busybox sleeps for a second at a time before it looks at its signals.
+			if pids, err := r.c.tree.Pids(); err != nil || len(pids) > 1 || r.signalIn("ShdPnd") {
+				alone = 0
+			}
+			waiting = alone < aloneLooks
 		case <-late.C:
 			r.c.log.WithField("timeout", r.plan.ShutdownTimeout).Warn("the init has not shut down in time, it is killed")
 			waiting = false
@@ -179,6 +189,16 @@ func (r *rich) shutDown() {
 	if err := r.c.kill(context.Background(), unix.SIGKILL, true); err != nil {
 		r.c.log.WithError(err).Error("processes of an ended container stay")
 	}
+}
+
+// signalIn says whether the signal to shut down is in one of the init's sets of /proc/PID/status: blocked, or pending.
+func (r *rich) signalIn(set string) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.c.init.pid))
+	if err != nil {
+		return false
+	}
+	mask, _ := strconv.ParseUint(field(string(status), set), 16, 64)
+	return mask>>(r.plan.Shutdown-1)&1 == 1
 }
 
 // tell sends the init the signal to shut down.
