@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -191,14 +190,10 @@ func (r *rich) shutDown() {
 	}
 }
 
-// signalIn says whether the signal to shut down is in one of the init's sets of /proc/PID/status: blocked, or pending.
+// signalIn says whether the signal to shut down is in one of the init's sets: blocked, or pending.
 func (r *rich) signalIn(set string) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.c.init.pid))
-	if err != nil {
-		return false
-	}
-	mask, _ := strconv.ParseUint(field(string(status), set), 16, 64)
-	return mask>>(r.plan.Shutdown-1)&1 == 1
+	in, err := signalIn(r.c.init.pid, unix.Signal(r.plan.Shutdown), set)
+	return err == nil && in
 }
 
 // tell sends the init the signal to shut down.

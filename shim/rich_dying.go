@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -33,23 +32,10 @@ func (r *rich) dying(pid int) bool {
 
 // isDying says whether a process has been killed, is ending or has gone.
 func isDying(pid int) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	killed, err := signalIn(pid, unix.SIGKILL, "SigPnd")
 	if err != nil {
 		return true
 	}
-	pending, _ := strconv.ParseUint(field(string(status), "SigPnd"), 16, 64)
 	st, err := shimstate.ReadStat(pid)
-	return pending>>(unix.SIGKILL-1)&1 == 1 || err != nil || st.Flags&exiting != 0
-}
-
-// field gives the last word of a line of /proc/PID/status.
-func field(status, name string) string {
-	for line := range strings.Lines(status) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			if words := strings.Fields(value); len(words) > 0 {
-				return words[len(words)-1]
-			}
-		}
-	}
-	return ""
+	return killed || err != nil || st.Flags&exiting != 0
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -166,16 +165,11 @@ func (c *container) awaitProgram(signal unix.Signal) {
 
 // takes says whether a process has a handler for a signal, or keeps it until it looks.
 func takes(pid int, signal unix.Signal) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil || signal < 1 || signal == unix.SIGSTOP {
+	if signal < 1 || signal == unix.SIGSTOP {
 		return true
 	}
-	var mask uint64
-	for _, name := range []string{"SigBlk", "SigCgt"} {
-		m, _ := strconv.ParseUint(field(string(status), name), 16, 64)
-		mask |= m
-	}
-	return mask>>(signal-1)&1 == 1
+	in, err := signalIn(pid, signal, "SigBlk", "SigCgt")
+	return err != nil || in
 }
 
 // readByte waits for one byte. As long as no writer has come, a read gives 0 bytes, which is no end of file here.
