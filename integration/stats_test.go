@@ -11,7 +11,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -28,33 +27,9 @@ func podStats(t *testing.T, p *harness.Pod) *runtime.PodSandboxStats {
 	return r.Stats
 }
 
-// ownCgroup gives the pod a cgroup parent of its own and removes it after the pod, as the kubelet does.
-func ownCgroup(t *testing.T, n *harness.Node) func(*runtime.PodSandboxConfig) {
-	return func(c *runtime.PodSandboxConfig) {
-		uid := strings.ReplaceAll(c.Metadata.Uid, "-", "_")
-		c.Linux.CgroupParent = n.CgroupParent() + "/" + uid
-		if n.Systemd {
-			c.Linux.CgroupParent = n.Name + "-" + uid + ".slice"
-		}
-		t.Cleanup(func() {
-			left, err := n.Cgroups()
-			if err != nil {
-				t.Error(err)
-			}
-			for _, dir := range left {
-				if strings.Contains(filepath.Base(dir), uid) {
-					if err := unix.Rmdir(dir); err != nil {
-						t.Errorf("remove cgroup %s: %v", dir, err)
-					}
-				}
-			}
-		})
-	}
-}
-
 func TestStatsOfAPodCountItsCgroupAndItsNetwork(t *testing.T) {
 	n := harness.Start(t)
-	p := n.RunPod(t, ownCgroup(t, n))
+	p := n.RunPod(t, harness.OwnCgroup(t, n))
 	script := harness.Sh("x=$(head -c 8000000 /dev/zero | tr '\\0' x); echo ready; nc -l -p 8000 >/dev/null; echo got; sleep 1000; :")
 	c := p.Run(t, "app", script)
 	other := p.Run(t, "other")
@@ -123,7 +98,7 @@ func TestStatsOfPodsThatShareACgroupAreTheirOwn(t *testing.T) {
 
 func TestStatsOfPodsWithoutContainersOrNetwork(t *testing.T) {
 	n := harness.Start(t)
-	empty := n.RunPod(t, ownCgroup(t, n))
+	empty := n.RunPod(t, harness.OwnCgroup(t, n))
 	st := podStats(t, empty).Linux
 	if st.Process.ProcessCount.GetValue() != 0 || len(st.Containers) != 0 || st.Cpu.Timestamp == 0 || st.GetNetwork().GetDefaultInterface().GetName() != "eth0" {
 		t.Errorf("an empty pod: %v", st)
@@ -153,7 +128,7 @@ func TestStatsOfPodsWithoutContainersOrNetwork(t *testing.T) {
 
 func TestStatsAreShownOnTheCommandLine(t *testing.T) {
 	n := harness.Start(t)
-	p := n.RunPod(t, ownCgroup(t, n))
+	p := n.RunPod(t, harness.OwnCgroup(t, n))
 	c := p.Run(t, "app", harness.Sh("while :; do :; done"))
 	show := func(args ...string) string {
 		t.Helper()
@@ -213,7 +188,7 @@ func TestAPodsInterfacesCannotBreakTheStatsOfOthers(t *testing.T) {
 
 func TestMetricsAreDescribedUniqueAndTrue(t *testing.T) {
 	n := harness.Start(t)
-	p := n.RunPod(t, ownCgroup(t, n))
+	p := n.RunPod(t, harness.OwnCgroup(t, n))
 	c := p.Run(t, "app", func(c *runtime.ContainerConfig) {
 		c.Linux.Resources = &runtime.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 100}
 	})

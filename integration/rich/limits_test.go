@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -70,47 +69,13 @@ func figuresAndLimitsAreTheWholeTrees(t *testing.T, n *harness.Node, m machine, 
 	}
 }
 
-// ownCgroup gives the pod a cgroup parent of its own and removes it after the pod, as the kubelet does.
-func ownCgroup(t *testing.T, n *harness.Node) func(*runtime.PodSandboxConfig) {
-	return func(c *runtime.PodSandboxConfig) {
-		uid := strings.ReplaceAll(c.Metadata.Uid, "-", "_")
-		c.Linux.CgroupParent = n.CgroupParent() + "/" + uid
-		if n.Systemd {
-			c.Linux.CgroupParent = n.Name + "-" + uid + ".slice"
-		}
-		p := &harness.Pod{Config: c, Node: n}
-		t.Cleanup(func() {
-			for _, dir := range podCgroups(t, p) {
-				if err := unix.Rmdir(dir); err != nil {
-					t.Errorf("remove cgroup %s: %v", dir, err)
-				}
-			}
-		})
-	}
-}
-
-// podCgroups are the folders of a pod's cgroup that is its own.
-func podCgroups(t *testing.T, p *harness.Pod) (out []string) {
-	t.Helper()
-	all, err := p.Node.Cgroups()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range all {
-		if filepath.Base(dir) == filepath.Base(p.Config.Linux.CgroupParent) {
-			out = append(out, dir)
-		}
-	}
-	return out
-}
-
 // The pod's bound of processes, which the kubelet sets, holds for everything in its rich container.
 func aForkBombHitsThePodsBound(t *testing.T, n *harness.Node, m machine, ref string) {
-	p := n.RunPod(t, pod(m.mode), ownCgroup(t, n))
+	p := n.RunPod(t, pod(m.mode), harness.OwnCgroup(t, n))
 	c := p.Run(t, "app", probe(ref, "wait", "exit=3"))
 	c.AwaitLine(t, boot, "waiting")
 	bound := ""
-	for _, dir := range podCgroups(t, p) {
+	for _, dir := range harness.PodCgroups(t, n, p.Config) {
 		if _, err := os.Stat(filepath.Join(dir, "pids.max")); err == nil {
 			bound = dir
 		}
