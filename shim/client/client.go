@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -153,13 +154,19 @@ func (c *Client) current() (*connection, error) {
 	return c.conn, nil
 }
 
-// call makes one call and translates its error.
-func (c *Client) call(fn func(*connection) error) error {
+// call makes one call and translates its error. Once it fails with DeadlineExceeded after ctx's deadline, ctx has ended.
+func (c *Client) call(ctx context.Context, fn func(*connection) error) error {
 	conn, err := c.current()
 	if err != nil {
 		return err
 	}
-	return native(fn(conn))
+	err = native(fn(conn))
+	if deadline, ok := ctx.Deadline(); ok && errors.Is(err, context.DeadlineExceeded) && !time.Now().Before(deadline) {
+		// The shim was given the time that was left and has a timer of its own for it. Whose fires first is chance, and
+		// callers ask ctx whether a failure is their own limit's: an exec given up while it starts is to be killed.
+		<-ctx.Done()
+	}
+	return err
 }
 
 // native turns what came over the socket into classes of errdefs. A connection that broke is Unavailable.

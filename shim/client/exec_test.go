@@ -1,7 +1,9 @@
 package client_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -136,6 +138,32 @@ func TestExec(t *testing.T) {
 			}
 		}
 	})
+	l.kill("c")
+	l.finish("c")
+}
+
+// tardy is a context whose end is noticed after its deadline, as on a busy machine.
+type tardy struct {
+	context.Context
+	deadline time.Time
+}
+
+func (c tardy) Deadline() (time.Time, bool) { return c.deadline, true }
+
+// The shim has a timer of its own for a call's deadline: its answer can be there before the caller's timer has fired.
+func TestDeadlineThatTheShimNoticesFirst(t *testing.T) {
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	if _, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "long", Process: l.process("sleep", "1001")}); err != nil {
+		t.Fatal(err)
+	}
+	ends, cancel := context.WithTimeout(l.ctx, 600*time.Millisecond)
+	defer cancel()
+	ctx := tardy{ends, time.Now().Add(100 * time.Millisecond)}
+	_, err := l.client.Wait(ctx, "c", "long")
+	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() == nil {
+		t.Errorf("%v while the context says %v", err, ctx.Err())
+	}
 	l.kill("c")
 	l.finish("c")
 }

@@ -27,7 +27,7 @@ func (c *Client) Create(ctx context.Context, r task.CreateRequest) (int, error) 
 	}
 	c.forgetLost(r.ID)
 	var answer *taskapi.CreateTaskResponse
-	err = c.call(func(conn *connection) (err error) {
+	err = c.call(ctx, func(conn *connection) (err error) {
 		answer, err = conn.task.Create(ctx, &taskapi.CreateTaskRequest{ID: r.ID, Bundle: r.Bundle, Terminal: r.Terminal, Options: options})
 		return err
 	})
@@ -37,7 +37,7 @@ func (c *Client) Create(ctx context.Context, r task.CreateRequest) (int, error) 
 // Start lets the created container run its program.
 func (c *Client) Start(ctx context.Context, id string) (time.Time, error) {
 	var info *shimapi.Process
-	err := c.call(func(conn *connection) (err error) {
+	err := c.call(ctx, func(conn *connection) (err error) {
 		info, err = conn.shim.Start(ctx, &shimapi.StartRequest{Id: id})
 		return err
 	})
@@ -49,7 +49,7 @@ func (c *Client) Start(ctx context.Context, id string) (time.Time, error) {
 
 // Kill sends a signal to the container's init or, with all, to every process of its cgroup.
 func (c *Client) Kill(ctx context.Context, id string, signal uint32, all bool) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: signal, All: all})
 		return err
 	})
@@ -59,7 +59,7 @@ func (c *Client) Kill(ctx context.Context, id string, signal uint32, all bool) e
 func (c *Client) Delete(ctx context.Context, id string) (task.Exit, error) {
 	c.forgetLost(id)
 	var exit task.Exit
-	err := c.call(func(conn *connection) error {
+	err := c.call(ctx, func(conn *connection) error {
 		info, err := conn.shim.Inspect(ctx, &shimapi.InspectRequest{Id: id})
 		if err != nil {
 			return err
@@ -77,7 +77,7 @@ func (c *Client) Delete(ctx context.Context, id string) (task.Exit, error) {
 // Wait blocks until the process has ended and its log is complete.
 func (c *Client) Wait(ctx context.Context, id, execID string) (task.Exit, error) {
 	var exit task.Exit
-	err := c.call(func(conn *connection) error {
+	err := c.call(ctx, func(conn *connection) error {
 		end, err := conn.task.Wait(ctx, &taskapi.WaitRequest{ID: id, ExecID: execID})
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func (c *Client) Wait(ctx context.Context, id, execID string) (task.Exit, error)
 // List gives every container that the shim holds.
 func (c *Client) List(ctx context.Context) ([]task.Info, error) {
 	var infos []task.Info
-	err := c.call(func(conn *connection) error {
+	err := c.call(ctx, func(conn *connection) error {
 		answer, err := conn.shim.List(ctx, &emptypb.Empty{})
 		for _, p := range answer.GetContainers() {
 			infos = append(infos, info(p))
@@ -108,7 +108,7 @@ func (c *Client) List(ctx context.Context) ([]task.Info, error) {
 // State gives one container.
 func (c *Client) State(ctx context.Context, id string) (task.Info, error) {
 	var p *shimapi.Process
-	err := c.call(func(conn *connection) (err error) {
+	err := c.call(ctx, func(conn *connection) (err error) {
 		p, err = conn.shim.Inspect(ctx, &shimapi.InspectRequest{Id: id})
 		return err
 	})
@@ -138,7 +138,7 @@ func exit(e *shimapi.Exit) *task.Exit {
 // Pids gives the host pids of the container's processes.
 func (c *Client) Pids(ctx context.Context, id string) ([]uint32, error) {
 	var pids []uint32
-	err := c.call(func(conn *connection) error {
+	err := c.call(ctx, func(conn *connection) error {
 		answer, err := conn.task.Pids(ctx, &taskapi.PidsRequest{ID: id})
 		for _, p := range answer.GetProcesses() {
 			pids = append(pids, p.Pid)
@@ -150,7 +150,7 @@ func (c *Client) Pids(ctx context.Context, id string) ([]uint32, error) {
 
 // Pause freezes all processes of the container.
 func (c *Client) Pause(ctx context.Context, id string) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Pause(ctx, &taskapi.PauseRequest{ID: id})
 		return err
 	})
@@ -158,7 +158,7 @@ func (c *Client) Pause(ctx context.Context, id string) error {
 
 // Resume thaws them.
 func (c *Client) Resume(ctx context.Context, id string) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Resume(ctx, &taskapi.ResumeRequest{ID: id})
 		return err
 	})
@@ -166,7 +166,7 @@ func (c *Client) Resume(ctx context.Context, id string) error {
 
 // Update changes the limits of a running container: resources is the JSON of OCI's LinuxResources.
 func (c *Client) Update(ctx context.Context, id string, resources []byte) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Update(ctx, &taskapi.UpdateTaskRequest{ID: id, Resources: &anypb.Any{Value: resources}})
 		return err
 	})
@@ -174,7 +174,7 @@ func (c *Client) Update(ctx context.Context, id string, resources []byte) error 
 
 // ReopenLog makes the shim write to a new file at the container's log path.
 func (c *Client) ReopenLog(ctx context.Context, id string) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.shim.ReopenLog(ctx, &shimapi.ReopenLogRequest{Id: id})
 		return err
 	})
@@ -183,7 +183,7 @@ func (c *Client) ReopenLog(ctx context.Context, id string) error {
 // Exec starts a further process in a running container. A process that comes to be after ctx has ended is killed.
 func (c *Client) Exec(ctx context.Context, r task.ExecRequest) (int, error) {
 	var pid int
-	err := c.call(func(conn *connection) error {
+	err := c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Exec(ctx, &taskapi.ExecProcessRequest{
 			ID: r.ID, ExecID: r.ExecID, Terminal: r.Terminal, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr,
 			Spec: &anypb.Any{Value: r.Process},
@@ -221,7 +221,7 @@ func (c *Client) dropExec(ctx context.Context, id, execID string) {
 
 // KillExec sends a signal to an exec'd process and, with all, to what it started.
 func (c *Client) KillExec(ctx context.Context, id, execID string, signal uint32, all bool) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Kill(ctx, &taskapi.KillRequest{ID: id, ExecID: execID, Signal: signal, All: all})
 		return err
 	})
@@ -229,7 +229,7 @@ func (c *Client) KillExec(ctx context.Context, id, execID string, signal uint32,
 
 // DeleteExec forgets an ended exec'd process.
 func (c *Client) DeleteExec(ctx context.Context, id, execID string) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.Delete(ctx, &taskapi.DeleteRequest{ID: id, ExecID: execID})
 		return err
 	})
@@ -237,7 +237,7 @@ func (c *Client) DeleteExec(ctx context.Context, id, execID string) error {
 
 // ResizePty sets the terminal's size in cells.
 func (c *Client) ResizePty(ctx context.Context, id, execID string, width, height uint32) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.ResizePty(ctx, &taskapi.ResizePtyRequest{ID: id, ExecID: execID, Width: width, Height: height})
 		return err
 	})
@@ -245,7 +245,7 @@ func (c *Client) ResizePty(ctx context.Context, id, execID string, width, height
 
 // CloseIO closes the stdin of a container or of an exec'd process.
 func (c *Client) CloseIO(ctx context.Context, id, execID string) error {
-	return c.call(func(conn *connection) error {
+	return c.call(ctx, func(conn *connection) error {
 		_, err := conn.task.CloseIO(ctx, &taskapi.CloseIORequest{ID: id, ExecID: execID, Stdin: true})
 		return err
 	})
@@ -255,7 +255,7 @@ func (c *Client) CloseIO(ctx context.Context, id, execID string) error {
 func (c *Client) Attach(ctx context.Context, r task.AttachRequest) (wait func() error, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	var stream shimapi.Shim_AttachClient
-	err = c.call(func(conn *connection) (err error) {
+	err = c.call(ctx, func(conn *connection) (err error) {
 		stream, err = conn.shim.Attach(ctx, &shimapi.AttachRequest{Id: r.ID, Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr})
 		if err == nil {
 			_, err = stream.Recv()
@@ -279,7 +279,7 @@ func (c *Client) Attach(ctx context.Context, r task.AttachRequest) (wait func() 
 // Events delivers what happens from the call on, after those containers that were lost before it.
 func (c *Client) Events(ctx context.Context) (<-chan task.Event, error) {
 	var stream shimapi.Shim_EventsClient
-	err := c.call(func(conn *connection) (err error) {
+	err := c.call(ctx, func(conn *connection) (err error) {
 		if stream, err = conn.shim.Events(ctx, &shimapi.EventsRequest{}); err == nil {
 			_, err = stream.Recv() // from here on nothing is missed
 		}

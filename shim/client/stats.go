@@ -10,7 +10,7 @@ import (
 // Stats reads the container's cgroups.
 func (c *Client) Stats(ctx context.Context, id string) (task.Stats, error) {
 	var s *shimapi.StatsResponse
-	err := c.call(func(conn *connection) (err error) {
+	err := c.call(ctx, func(conn *connection) (err error) {
 		s, err = conn.shim.Stats(ctx, &shimapi.StatsRequest{Id: id})
 		return err
 	})
