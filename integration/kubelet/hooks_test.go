@@ -181,6 +181,28 @@ func TestDeletingAPodWaitsForNoMoreThanItsPrestartHook(t *testing.T) {
 	}
 }
 
+// A pod that is deleted while a prestart hook runs, which succeeds: what its hooks see is a whole life.
+func TestAPodIsDeletedWhileItsPrestartHookRuns(t *testing.T) {
+	t.Parallel()
+	n := start(t)
+	spec := podOf("late", []corev1.Container{sh("web", app1, "echo ran >>/witness/story; "+serving)},
+		hooked("prestart", oneHook(t, "slow", "touch /witness/begun; "+awaitHook("go")+"; echo prestart >>/witness/story", 60*time.Second),
+			"poststop", oneHook(t, "clean", "echo poststop $POUCH_REASON >>/witness/story", 20*time.Second)))
+	witness := witnessed(t, spec)
+	p := n.create(t, spec)
+	awaitFile(t, filepath.Join(witness, "begun"))
+	grace := int64(1)
+	if err := n.Client.CoreV1().Pods(p.namespace).Delete(limited(t), p.name, metav1.DeleteOptions{GracePeriodSeconds: &grace}); err != nil {
+		t.Fatal(err)
+	}
+	put(t, witness, "go")
+	p.awaitGone(t)
+	// On a busy machine the program gets nothing done in its grace of a second.
+	if got := storyOf(t, witness); strings.Replace(got, "ran\n", "", 1) != "prestart\npoststop Killed\n" {
+		t.Errorf("the story is %q", got)
+	}
+}
+
 // With an init the hook at the end comes after the services' shutdown too.
 func TestHooksOfARichPod(t *testing.T) {
 	t.Parallel()

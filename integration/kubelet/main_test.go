@@ -19,6 +19,7 @@ var shared struct {
 	once   sync.Once
 	node   *node
 	before *leak.Snapshot // what there was before the first pod
+	hooks  string         // the folder of the node's hooks
 	err    error
 
 	mu       sync.Mutex
@@ -49,6 +50,7 @@ func TestMain(m *testing.M) {
 			code = 1
 		}
 	}
+	_ = os.RemoveAll(shared.hooks)
 	os.Exit(code)
 }
 
@@ -67,7 +69,6 @@ func start(t testing.TB) *node {
 	}
 	o := cluster.Options{Binaries: filepath.Join(top, "build/kubernetes/bin"), DiskSize: diskSize}
 	o.Lab.Binary, o.Lab.CNIBin = filepath.Join(top, "bin/cri-pouch"), filepath.Join(top, "build/cni/bin")
-	o.Lab.Config = daemonConfig
 	for file, fix := range map[string]string{
 		filepath.Join(o.Binaries, "kubelet"): "make kubernetes", o.Lab.Binary: "make build",
 		filepath.Join(o.Lab.CNIBin, "bridge"): "make deps", lab.Busybox: "make deps",
@@ -79,6 +80,10 @@ func start(t testing.TB) *node {
 	shared.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 		defer cancel()
+		if shared.hooks, shared.err = os.MkdirTemp("", "cpt-hooks-"); shared.err != nil {
+			return
+		}
+		o.Lab.Config = fmt.Sprintf(daemonConfig, shared.hooks)
 		c, err := cluster.New(ctx, o)
 		if err != nil {
 			shared.err = err

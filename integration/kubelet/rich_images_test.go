@@ -22,13 +22,15 @@ const (
 	dumb1    = lab.Domain + "/dumb-init:1"
 )
 
-// daemonConfig has what an administrator says about rich containers.
+// daemonConfig has what an administrator says about rich containers and the node's hooks, whose folder it is given.
 const daemonConfig = `
 [runtime]
 handlers = ["vm"]
 [rich]
 handlers = ["vm=systemd"]
 root_namespaces = ["trusted"]
+[hooks]
+hooks_dirs = [%q]
 `
 
 // richImages are pushed when the first test needs them: most need none.
