@@ -230,21 +230,21 @@ func TestDumbInitGivesTheTerminalToItsCommand(t *testing.T) {
 func TestDumbInitHasTerminalAndInput(t *testing.T) {
 	p := harness.Start(t).RunPod(t, annotated(richMode, "dumb-init"))
 	piped := p.Run(t, "piped", harness.Sh("read x; echo got $x; cat; echo the end; exit 4"), func(c *runtime.ContainerConfig) { c.Stdin, c.StdinOnce = true, true })
-	s := open(t, attachURL(t, piped, true), true, false)
-	s.send(t, "first\nsecond\n")
-	s.await(t, "second\n")
+	s := piped.OpenAttach(t)
+	s.Send(t, "first\nsecond\n")
+	s.Await(t, "second\n")
 	s.In.Close()
 	if text, code := piped.Ended(t); code != 4 || text != "got first\nsecond\nthe end\n" {
 		t.Errorf("code %d, %q", code, text)
 	}
 	// Job control works only for the session that owns the terminal.
 	tty := p.Run(t, "tty", harness.Command("sh"), func(c *runtime.ContainerConfig) { c.Tty, c.Stdin = true, true })
-	s = open(t, attachURL(t, tty, true), true, true)
-	s.send(t, "sleep 1000\n")
+	s = tty.OpenAttach(t)
+	s.Send(t, "sleep 1000\n")
 	harness.Eventually(t, "the shell's command runs", func() bool {
 		return strings.Contains(tty.Exec(t, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"), "sleep 1000")
 	})
-	s.send(t, "\x03tty; exit 6\n")
+	s.Send(t, "\x03tty; exit 6\n")
 	if text, code := tty.Ended(t); code != 6 || !strings.Contains(text, "/dev/pts/0") || strings.Contains(text, "job control") {
 		t.Errorf("code %d, %q", code, text)
 	}

@@ -20,16 +20,11 @@ func withStdin(once bool) func(*runtime.ContainerConfig) {
 
 func withTerminal(c *runtime.ContainerConfig) { c.Tty = true }
 
-func openAttach(t testing.TB, c *harness.Container) *session {
-	t.Helper()
-	return open(t, attachURL(t, c, c.Config.Stdin), c.Config.Stdin, c.Config.Tty)
-}
-
 // answers waits until the client is attached: what it sends comes back.
-func (s *session) answers(t testing.TB, text string) {
+func answers(t testing.TB, s *harness.Stream, text string) {
 	t.Helper()
-	s.send(t, text+"\n")
-	s.await(t, "got "+text)
+	s.Send(t, text+"\n")
+	s.Await(t, "got "+text)
 }
 
 const answering = "while read x; do echo got $x; echo oops $x >&2; done; echo the end; exit 9"
@@ -40,23 +35,23 @@ func TestAttach(t *testing.T) {
 	p := n.RunPod(t)
 	t.Run("several at once, and the log goes on", func(t *testing.T) {
 		c := p.Run(t, "several", harness.Sh(answering), withStdin(false))
-		a, b := openAttach(t, c), openAttach(t, c)
-		a.answers(t, "one")
-		b.answers(t, "two")
-		a.await(t, "got two")
+		a, b := c.OpenAttach(t), c.OpenAttach(t)
+		answers(t, a, "one")
+		answers(t, b, "two")
+		a.Await(t, "got two")
 		b.In.Close() // of one client is not of the container
-		a.answers(t, "three")
-		a.leave()
-		b.await(t, "got three")
+		answers(t, a, "three")
+		a.Leave()
+		b.Await(t, "got three")
 		c.AwaitLog(t, "got three")
-		d := openAttach(t, c)
-		d.answers(t, "four")
+		d := c.OpenAttach(t)
+		answers(t, d, "four")
 		if !strings.Contains(b.Err.String(), "oops three\n") {
 			t.Errorf("stderr has %q", b.Err)
 		}
 		c.Stop(t, 0)
-		for _, s := range []*session{b, d} {
-			if code, err := s.end(t); err != nil || code != 0 {
+		for _, s := range []*harness.Stream{b, d} {
+			if code, err := s.End(t); err != nil || code != 0 {
 				t.Errorf("at the container's end: %d, %v", code, err)
 			}
 		}
@@ -66,10 +61,10 @@ func TestAttach(t *testing.T) {
 	})
 	t.Run("stdin once", func(t *testing.T) {
 		c := p.Run(t, "once", harness.Sh(answering), withStdin(true))
-		a := openAttach(t, c)
-		a.answers(t, "one")
+		a := c.OpenAttach(t)
+		answers(t, a, "one")
 		a.In.Close()
-		if _, err := a.end(t); err != nil || !strings.HasSuffix(a.Out.String(), "the end\n") {
+		if _, err := a.End(t); err != nil || !strings.HasSuffix(a.Out.String(), "the end\n") {
 			t.Errorf("%v, %q", err, a.Out)
 		}
 		if _, code := c.Ended(t); code != 9 {
@@ -78,27 +73,27 @@ func TestAttach(t *testing.T) {
 	})
 	t.Run("stdin once, the client vanishes", func(t *testing.T) {
 		c := p.Run(t, "once-gone", harness.Sh(answering), withStdin(true))
-		a := openAttach(t, c)
-		a.answers(t, "one")
-		a.leave()
+		a := c.OpenAttach(t)
+		answers(t, a, "one")
+		a.Leave()
 		if _, code := c.Ended(t); code != 9 {
 			t.Errorf("the container ended with %d", code)
 		}
 	})
 	t.Run("a terminal", func(t *testing.T) {
 		c := p.Run(t, "tty", harness.Command("sh"), withStdin(false), withTerminal)
-		a := openAttach(t, c)
+		a := c.OpenAttach(t)
 		a.Sizes <- remote.Size{Width: 111, Height: 44}
 		harness.Eventually(t, "the terminal has the size", func() bool {
-			a.send(t, "stty size\n")
+			a.Send(t, "stty size\n")
 			return strings.Contains(a.Out.String(), "44 111")
 		})
-		b := openAttach(t, c)
-		b.send(t, "echo shared-$((40+2))\n")
-		a.await(t, "shared-42")
-		b.leave()
-		a.send(t, "exit 5\n")
-		if _, err := a.end(t); err != nil {
+		b := c.OpenAttach(t)
+		b.Send(t, "echo shared-$((40+2))\n")
+		a.Await(t, "shared-42")
+		b.Leave()
+		a.Send(t, "exit 5\n")
+		if _, err := a.End(t); err != nil {
 			t.Error(err)
 		}
 		if _, code := c.Ended(t); code != 5 {
@@ -107,9 +102,9 @@ func TestAttach(t *testing.T) {
 	})
 	t.Run("output only", func(t *testing.T) {
 		c := p.Run(t, "mute", harness.Sh("while :; do echo tick; usleep 20000; done"))
-		a := openAttach(t, c)
-		a.await(t, "tick\ntick\n")
-		a.leave()
+		a := c.OpenAttach(t)
+		a.Await(t, "tick\ntick\n")
+		a.Leave()
 		c.Stop(t, 0)
 	})
 	nothingIsLeft(t, n, address)
@@ -125,18 +120,7 @@ func TestAttachClientStopsReading(t *testing.T) {
 			// More than all buffers on the way can hold.
 			c := p.Run(t, name, append(edits, harness.Sh("read x; head -c 25000000 /dev/zero | tr '\\0' x; echo; echo all written"), withStdin(false))...)
 			stuck := make(chan struct{})
-			in, typing := io.Pipe()
-			defer typing.Close()
-			url := attachURL(t, c, true)
-			done := make(chan error, 1)
-			go func() {
-				streams := remote.Streams{In: in, Out: stuckWriter(stuck), TTY: c.Config.Tty}
-				if !c.Config.Tty {
-					streams.Err = io.Discard
-				}
-				_, err := remote.Run(t.Context(), url, streams)
-				done <- err
-			}()
+			typing, end := readNothing(t, c.AttachURL(t), c.Config.Tty, stuck)
 			if _, err := io.WriteString(typing, "go\n"); err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +133,7 @@ func TestAttachClientStopsReading(t *testing.T) {
 				t.Errorf("the log ends with %q", text[max(0, len(text)-100):])
 			}
 			close(stuck)
-			if err := <-done; err == nil || !strings.Contains(err.Error(), "too slowly") {
+			if _, err := end(); err == nil || !strings.Contains(err.Error(), "too slowly") {
 				t.Errorf("the client was told %v", err)
 			}
 		})
@@ -164,10 +148,10 @@ func TestAttachClientsVanish(t *testing.T) {
 	c := n.RunPod(t).Run(t, "app", withStdin(false))
 	before := len(goroutines(t, address, "goroutine "))
 	for range 30 {
-		s := openAttach(t, c)
-		s.send(t, strings.Repeat("nobody reads this\n", 10_000))
-		s.leave()
-		<-s.done
+		s := c.OpenAttach(t)
+		s.Send(t, strings.Repeat("nobody reads this\n", 10_000))
+		s.Leave()
+		s.End(t)
 	}
 	nothingIsLeft(t, n, address)
 	harness.Eventually(t, "the daemon has no more goroutines than before", func() bool {

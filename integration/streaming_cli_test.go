@@ -118,18 +118,18 @@ func TestStreamsOverTLS(t *testing.T) {
 	}
 	n := harness.Start(t, harness.Config(fmt.Sprintf("[streaming]\ntls_cert = %q\ntls_key = %q\n", filepath.Join(dir, "cert"), filepath.Join(dir, "key"))))
 	c := n.RunPod(t).Run(t, "app")
-	url := execURL(t, c, false, "sh", "-c", "cat; exit 4")
+	url := c.ExecURL(t, false, "sh", "-c", "cat; exit 4")
 	if !strings.HasPrefix(url, "https://127.0.0.1:") {
 		t.Errorf("the URL is %s", url)
 	}
-	s := open(t, url, true, false)
-	s.send(t, "hello")
+	s := harness.OpenStream(t, url, true, false)
+	s.Send(t, "hello")
 	s.In.Close()
-	if code, err := s.end(t); err != nil || code != 4 || s.Out.String() != "hello" {
+	if code, err := s.End(t); err != nil || code != 4 || s.Out.String() != "hello" {
 		t.Errorf("code %d, %v, %q", code, err, s.Out)
 	}
-	gone := openExec(t, c, false, "sh", "-c", "echo begun; sleep 98765")
-	gone.await(t, "begun")
-	gone.leave()
+	gone := c.OpenExec(t, false, "sh", "-c", "echo begun; sleep 98765")
+	gone.Await(t, "begun")
+	gone.Leave()
 	harness.Eventually(t, "the command is killed", func() bool { return !strings.Contains(c.Exec(t, "ps", "-o", "args"), "98765") })
 }

@@ -17,15 +17,15 @@ func TestDaemonDiesUnderStreams(t *testing.T) {
 	c := n.RunPod(t).Run(t, "app", harness.Sh(answering), withStdin(false))
 	for name, end := range map[string]func(testing.TB){"SIGKILL": n.KillDaemon, "SIGTERM": n.TerminateDaemon} {
 		t.Run(name, func(t *testing.T) {
-			attached := openAttach(t, c)
-			attached.answers(t, "one")
-			silent := openExec(t, c, false, "sh", "-c", "trap '' TERM HUP PIPE; echo begun; sleep 98765 & sleep 98765")
-			silent.await(t, "begun")
-			tty := openExec(t, c, true, "sh", "-c", "echo begun; sleep 98765")
-			tty.await(t, "begun")
+			attached := c.OpenAttach(t)
+			answers(t, attached, "one")
+			silent := c.OpenExec(t, false, "sh", "-c", "trap '' TERM HUP PIPE; echo begun; sleep 98765 & sleep 98765")
+			silent.Await(t, "begun")
+			tty := c.OpenExec(t, true, "sh", "-c", "echo begun; sleep 98765")
+			tty.Await(t, "begun")
 			end(t)
-			for what, s := range map[string]*session{"exec": silent, "exec on a terminal": tty, "attach": attached} {
-				if code, err := s.end(t); err == nil {
+			for what, s := range map[string]*harness.Stream{"exec": silent, "exec on a terminal": tty, "attach": attached} {
+				if code, err := s.End(t); err == nil {
 					t.Errorf("%s ended well, with %d", what, code)
 				} else if name == "SIGTERM" && !strings.Contains(err.Error(), "the daemon is ending") {
 					t.Errorf("%s was told %v", what, err)
@@ -33,9 +33,9 @@ func TestDaemonDiesUnderStreams(t *testing.T) {
 			}
 			n.StartDaemon(t)
 			harness.Eventually(t, "the commands are killed", func() bool { return !strings.Contains(c.Exec(t, "ps", "-o", "args"), "98765") })
-			again := openAttach(t, c)
-			again.answers(t, "two")
-			again.leave()
+			again := c.OpenAttach(t)
+			answers(t, again, "two")
+			again.Leave()
 			b.check(t)
 		})
 	}
@@ -50,21 +50,21 @@ func TestKilledInAStream(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			n.TerminateDaemon(t)
 			n.StartDaemon(t, "CRI_POUCH_FAILPOINTS="+step+"=kill")
-			var s *session
+			var s *harness.Stream
 			if step == "exec.started" {
-				s = openExec(t, c, false, "sleep", "98765")
+				s = c.OpenExec(t, false, "sleep", "98765")
 			} else {
-				s = openAttach(t, c)
+				s = c.OpenAttach(t)
 			}
-			if code, err := s.end(t); err == nil {
+			if code, err := s.End(t); err == nil {
 				t.Errorf("the stream ended well, with %d", code)
 			}
 			<-n.Daemon.Gone()
 			n.StartDaemon(t)
 			harness.Eventually(t, "the command is killed", func() bool { return !strings.Contains(c.Exec(t, "ps", "-o", "args"), "98765") })
-			again := openAttach(t, c)
-			again.answers(t, "again")
-			again.leave()
+			again := c.OpenAttach(t)
+			answers(t, again, "again")
+			again.Leave()
 			b.check(t)
 		})
 	}

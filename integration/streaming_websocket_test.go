@@ -70,7 +70,7 @@ func TestStreamsOverWebSocket(t *testing.T) {
 	p := n.RunPod(t)
 	c := p.Run(t, "app", harness.Sh(answering), withStdin(false))
 	t.Run("exec", func(t *testing.T) {
-		s := dialSocket(t, execURL(t, c, false, "sh", "-c", "read x; echo got $x; echo oops >&2; exit 6"))
+		s := dialSocket(t, c.ExecURL(t, false, "sh", "-c", "read x; echo got $x; echo oops >&2; exit 6"))
 		s.send(t, 0, "this\n")
 		s.until(t, 3, "}")
 		var status struct {
@@ -85,23 +85,23 @@ func TestStreamsOverWebSocket(t *testing.T) {
 		}
 	})
 	t.Run("exec with stdin half-closed, which v5 can", func(t *testing.T) {
-		s := dialProtocol(t, execURL(t, c, false, "sh", "-c", "cat; echo after the end >&2; exit 8"), "v5.channel.k8s.io")
+		s := dialProtocol(t, c.ExecURL(t, false, "sh", "-c", "cat; echo after the end >&2; exit 8"), "v5.channel.k8s.io")
 		s.send(t, 0, "this\n")
 		s.send(t, 255, "\x00")
 		s.until(t, 3, `"reason":"ExitCode","message":"8"`)
 		if s.got[1] != "this\n" || s.got[2] != "after the end\n" {
 			t.Errorf("%q", s.got)
 		}
-		well := dialProtocol(t, execURL(t, c, false, "true"), "v5.channel.k8s.io")
+		well := dialProtocol(t, c.ExecURL(t, false, "true"), "v5.channel.k8s.io")
 		well.until(t, 3, `"status":"Success"`)
 	})
 	t.Run("attach with v5", func(t *testing.T) {
-		s := dialProtocol(t, attachURL(t, c, true), "v5.channel.k8s.io")
+		s := dialProtocol(t, c.AttachURL(t), "v5.channel.k8s.io")
 		s.send(t, 0, "five\n")
 		s.until(t, 1, "got five\n")
 	})
 	t.Run("exec on a terminal", func(t *testing.T) {
-		s := dialSocket(t, execURL(t, c, true, "sh"))
+		s := dialSocket(t, c.ExecURL(t, true, "sh"))
 		s.send(t, 4, `{"Width":77,"Height":33}`)
 		harness.Eventually(t, "the terminal has the size", func() bool {
 			s.send(t, 0, "stty size; echo asked\n")
@@ -111,13 +111,13 @@ func TestStreamsOverWebSocket(t *testing.T) {
 		})
 	})
 	t.Run("exec whose client vanishes", func(t *testing.T) {
-		s := dialSocket(t, execURL(t, c, false, "sh", "-c", "echo begun; sleep 98765"))
+		s := dialSocket(t, c.ExecURL(t, false, "sh", "-c", "echo begun; sleep 98765"))
 		s.until(t, 1, "begun")
 		s.Close()
 		harness.Eventually(t, "the command is killed", func() bool { return !strings.Contains(c.Exec(t, "ps", "-o", "args"), "98765") })
 	})
 	t.Run("attach", func(t *testing.T) {
-		s := dialSocket(t, attachURL(t, c, true))
+		s := dialSocket(t, c.AttachURL(t))
 		s.send(t, 0, "one\n")
 		s.until(t, 1, "got one\n")
 		s.until(t, 2, "oops one\n")
