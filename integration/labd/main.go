@@ -7,37 +7,21 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
-	"os/signal"
-	"path/filepath"
-	"syscall"
 
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 func main() {
-	bin := flag.String("bin", "bin", "folder of cri-pouch, containerd-shim-pouch-v2 and pouch-init")
-	cniBin := flag.String("cni-bin", "build/cni/bin", "folder of the CNI plugins")
 	systemd := flag.Bool("systemd", false, "systemd makes the cgroups")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *bin, *cniBin, *systemd); err != nil {
-		fmt.Fprintln(os.Stderr, "labd:", err)
-		os.Exit(1)
-	}
+	stage.Main("labd", func(ctx context.Context, o lab.Options) error {
+		o.Systemd = *systemd
+		return run(ctx, o)
+	})
 }
 
-func run(ctx context.Context, bin, cniBin string, systemd bool) (err error) {
-	binary, err := filepath.Abs(filepath.Join(bin, "cri-pouch"))
-	if err != nil {
-		return err
-	}
-	plugins, err := filepath.Abs(cniBin)
-	if err != nil {
-		return err
-	}
-	l, err := lab.New(ctx, lab.Options{Binary: binary, CNIBin: plugins, Systemd: systemd})
+func run(ctx context.Context, o lab.Options) (err error) {
+	l, err := lab.New(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 // show is the pod and what happens to it.
@@ -52,7 +53,7 @@ func (s *show) bringUp(ctx context.Context) error {
 	if s.web, err = s.run(ctx, "web", "shop:1", 0, "echo written by version $(cat /version) > /data/note; sleep 100000"); err != nil {
 		return err
 	}
-	step("pod shop with containers web and agent is up: %d ms", time.Since(begin).Milliseconds())
+	stage.Step("pod shop with containers web and agent is up: %d ms", time.Since(begin).Milliseconds())
 	return s.awaitNote(ctx)
 }
 
@@ -78,7 +79,7 @@ func (s *show) replace(ctx context.Context) (time.Duration, error) {
 	if _, err := s.lab.Daemon.Runtime.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: old}); err != nil {
 		return 0, fmt.Errorf("remove the old container: %w", err)
 	}
-	step("container web replaced: shop:1 is out, shop:2 is in")
+	stage.Step("container web replaced: shop:1 is out, shop:2 is in")
 	return time.Duration(now.StartedAt - was.FinishedAt), nil
 }
 

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 // manifest is the pod: web serves its image's /version and writes to a volume, agent sleeps beside it.
@@ -66,7 +67,7 @@ func (s *show) bringUp(ctx context.Context) error {
 	if _, err := s.kubectl(ctx, "", "wait", "--for=condition=Ready", "--timeout=60s", "pod/shop"); err != nil {
 		return err
 	}
-	step("kubectl apply: pod shop with containers web and agent is Ready after %d ms", time.Since(begin).Milliseconds())
+	stage.Step("kubectl apply: pod shop with containers web and agent is Ready after %d ms", time.Since(begin).Milliseconds())
 	return nil
 }
 
@@ -83,7 +84,7 @@ func (s *show) edit(ctx context.Context) (time.Duration, error) {
 	if _, err := s.kubectl(ctx, "", "set", "image", "pod/shop", "web="+s.c.Lab.Ref("shop:2")); err != nil {
 		return 0, err
 	}
-	step("kubectl set image pod/shop web=%s", s.c.Lab.Ref("shop:2"))
+	stage.Step("kubectl set image pod/shop web=%s", s.c.Lab.Ref("shop:2"))
 	gap := <-outage
 	if gap == 0 {
 		return 0, errors.New("the new version never answered")

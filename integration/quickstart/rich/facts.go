@@ -13,6 +13,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/comparison"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 // fact is something to see of the pod: inside the container, from outside, or in the daemon's answers.
@@ -99,7 +100,7 @@ func (s *show) printServices(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cri-pouch ps --units: %w: %s", err, out)
 	}
-	step("cri-pouch ps --units %s", s.spec.Name)
+	stage.Step("cri-pouch ps --units %s", s.spec.Name)
 	for line := range strings.Lines(string(out)) {
 		fmt.Print("      ", line)
 	}
@@ -208,6 +209,6 @@ func (s *show) checkShutdown() error {
 	if told != "open, closed, open, closed" {
 		return fmt.Errorf("the shop told the directory %q: its service was not shut down in order", told)
 	}
-	step("its services were shut down in order: the shop told the directory %q", told)
+	stage.Step("its services were shut down in order: the shop told the directory %q", told)
 	return nil
 }

@@ -7,67 +7,33 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
-	"os"
-	"os/signal"
-	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/cri-pouch/cri-pouch/integration/example"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 func main() {
-	bin := flag.String("bin", "bin", "folder of cri-pouch, containerd-shim-pouch-v2 and pouch-init")
-	cniBin := flag.String("cni-bin", "build/cni/bin", "folder of the CNI plugins")
 	images := flag.String("images", "build/rich", "folder of the root filesystems that integration/scripts/rich-images.sh builds")
 	folder := flag.String("example", "examples/rich-systemd", "folder of the example")
 	wait := flag.Bool("wait", false, "leave the pod running until Ctrl-C, for looking around")
-	verbose := flag.Bool("v", false, "show the daemon's log at the end")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *bin, *cniBin, *images, *folder, *wait, *verbose); err != nil {
-		fmt.Fprintln(os.Stderr, "quickstart:", err)
-		os.Exit(1)
-	}
-}
-
-func run(ctx context.Context, bin, cniBin, images, folder string, wait, verbose bool) (err error) {
-	if os.Geteuid() != 0 {
-		return errors.New("root is needed for namespaces, mounts and cgroups: run it as root")
-	}
-	var o lab.Options
-	for path, absolute := range map[string]*string{filepath.Join(bin, "cri-pouch"): &o.Binary, cniBin: &o.CNIBin} {
-		if *absolute, err = filepath.Abs(path); err != nil {
+	verbose := stage.LogFlag()
+	stage.Main("quickstart", func(ctx context.Context, o lab.Options) error {
+		e, err := example.Load(*folder)
+		if err != nil {
 			return err
 		}
-	}
-	e, err := example.Load(folder)
-	if err != nil {
-		return err
-	}
-	if !wait {
-		var cancel func()
-		ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
-		defer cancel()
-	}
-	begin := time.Now()
-	l, err := lab.New(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if verbose || err != nil {
-			fmt.Fprintf(os.Stderr, "\nThe daemon's log ends with:\n%s\n", l.Daemon.LogTail(6000))
+		if !*wait {
+			var cancel func()
+			ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
+			defer cancel()
 		}
-		if left := l.Close(context.WithoutCancel(ctx)); left != nil {
-			err = errors.Join(err, fmt.Errorf("clean up: %w", left))
-		} else if err == nil {
-			fmt.Printf("\nEverything is removed again. %.1f s in all.\n", time.Since(begin).Seconds())
-		}
-	}()
+		return stage.Show(ctx, o, *verbose, func(ctx context.Context, l *lab.Lab) error { return run(ctx, l, e, *images, *wait) })
+	})
+}
+
+func run(ctx context.Context, l *lab.Lab, e *example.Example, images string, wait bool) error {
 	s, err := newShow(l, e)
 	if err != nil {
 		return err
@@ -78,7 +44,7 @@ func run(ctx context.Context, bin, cniBin, images, folder string, wait, verbose 
 	if err := l.Daemon.Start(ctx); err != nil {
 		return err
 	}
-	step("cri-pouch serves on %s", l.Socket())
+	stage.Step("cri-pouch serves on %s", l.Socket())
 	return s.run(ctx, wait)
 }
 
@@ -112,5 +78,3 @@ func (s *show) run(ctx context.Context, wait bool) error {
 	}
 	return errors.Join(wrong, s.remove(ctx))
 }
-
-func step(format string, args ...any) { fmt.Printf("  · "+format+"\n", args...) }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/integration/example"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/integration/stage"
 )
 
 // show is the example's pod and what happens to it.
@@ -70,7 +71,7 @@ func (s *show) publish(images string) error {
 			return err
 		}
 	}
-	step("images %s and its version 2 built from Debian's packages as the Dockerfile says, served on %s", s.spec.Image, s.lab.Images.Addr)
+	stage.Step("images %s and its version 2 built from Debian's packages as the Dockerfile says, served on %s", s.spec.Image, s.lab.Images.Addr)
 	return s.lab.Images.WriteHosts(s.lab.RegistryDir(), registry)
 }
 
@@ -97,13 +98,13 @@ func (s *show) bringUp(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	step("pod %s is up, the application answered %.1f s after StartContainer: %s", s.pod.Metadata.Name, time.Since(begin).Seconds(), page)
+	stage.Step("pod %s is up, the application answered %.1f s after StartContainer: %s", s.pod.Metadata.Name, time.Since(begin).Seconds(), page)
 	return nil
 }
 
 // wait says how to look at the pod, until the user is done. Whatever he made meanwhile goes with the lab.
 func (s *show) wait(ctx context.Context) {
-	step("until Ctrl-C:\n      export CRI_POUCH_SOCKET=%s\n      cri-pouch exec -it %s bash", s.lab.Socket(), s.spec.Name)
+	stage.Step("until Ctrl-C:\n      export CRI_POUCH_SOCKET=%s\n      cri-pouch exec -it %s bash", s.lab.Socket(), s.spec.Name)
 	if s.key != "" {
 		fmt.Printf("      ssh -i %s ops@%s\n", s.key, s.ip)
 	}
@@ -170,7 +171,7 @@ func (s *show) replace(ctx context.Context) (o outage, err error) {
 	if _, err := s.lab.Daemon.Runtime.RemoveContainer(ctx, &runtime.RemoveContainerRequest{ContainerId: old}); err != nil {
 		return o, fmt.Errorf("remove the old container: %w", err)
 	}
-	step("container %s replaced: %s is in", s.spec.Name, s.spec.Image)
+	stage.Step("container %s replaced: %s is in", s.spec.Name, s.spec.Image)
 	return outage{a.gap, time.Duration(now.StartedAt - was.FinishedAt)}, nil
 }
 
@@ -197,7 +198,7 @@ func (s *show) shutDown(ctx context.Context) error {
 	if status.State != runtime.ContainerState_CONTAINER_EXITED || status.ExitCode != 0 {
 		return fmt.Errorf("the container is %s with code %d, %s: %s", status.State, status.ExitCode, status.Reason, status.Message)
 	}
-	step("container %s stopped in %.1f s, exit code %d of the application", s.spec.Name, took.Seconds(), status.ExitCode)
+	stage.Step("container %s stopped in %.1f s, exit code %d of the application", s.spec.Name, took.Seconds(), status.ExitCode)
 	return s.checkShutdown()
 }
 
