@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -130,6 +131,17 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	return e.process.pid, nil
 }
 
+// enter starts a further process in the container. Its init is kept meanwhile: libcontainer finds the namespaces by the init's
+// pid, and by that of another process would enter that one's.
+func (c *container) enter(lp *libcontainer.Process) error {
+	release, err := c.init.keep()
+	if err != nil {
+		return err
+	}
+	defer release()
+	return c.lc.Start(lp)
+}
+
 func (e *execution) launch() error {
 	lp, err := newProcess(e.spec)
 	if err != nil {
@@ -160,7 +172,7 @@ func (e *execution) launch() error {
 		return err
 	}
 	now := time.Now()
-	err = e.c.lc.Start(lp)
+	err = e.c.enter(lp)
 	theirs.close()
 	if err == nil && tty != nil {
 		err = tty.receive()

@@ -89,7 +89,7 @@ func (p *prestartPlace) launch(lp *libcontainer.Process) (*process, error) {
 			}
 		}
 	}
-	if err := p.c.lc.Start(lp); err != nil {
+	if err := p.c.enter(lp); err != nil {
 		p.c.reap(lp)
 		return nil, err
 	}

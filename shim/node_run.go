@@ -78,7 +78,7 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 	// What ends one that hangs before its execve ends the container too, which is what becomes of it after such a failure.
 	after, err := within(limit, "start of the hook", h.c.killSilently, func() error {
 		defer stdio.started()
-		return h.c.lc.Start(lp)
+		return h.c.enter(lp)
 	})
 	if err != nil {
 		go func() {

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -24,10 +25,12 @@ type process struct {
 	lp        *libcontainer.Process
 	io        streams
 
-	gone chan struct{} // closed when it is reaped and end is set
-	end  ending
-	done chan struct{} // closed when exit is set: all is known and done that its end entails
-	exit task.Exit
+	kept   sync.RWMutex  // held for reading: it is not reaped
+	reaped bool          // with kept
+	gone   chan struct{} // closed when it is reaped and end is set
+	end    ending
+	done   chan struct{} // closed when exit is set: all is known and done that its end entails
+	exit   task.Exit
 }
 
 // ending is the end of a process with what a hook is told of it.
@@ -61,8 +64,11 @@ func (p *process) wait(log *logrus.Entry) ending {
 	if err := p.fd.Wait(); err != nil {
 		log.WithError(err).Error("waiting by thread instead")
 	}
+	p.kept.Lock()
 	// It has ended: this returns at once, with an error for any code but 0.
 	state, err := p.lp.Wait()
+	p.reaped = true
+	p.kept.Unlock()
 	now := time.Now()
 	p.end = ending{Exit: task.Exit{ExitedAt: now, Code: 255}, endedAt: now}
 	if state == nil {
@@ -76,6 +82,17 @@ func (p *process) wait(log *logrus.Entry) ending {
 		}
 	}
 	return p.end
+}
+
+// keep gives the process's pid to the caller until release: it may end, but is not reaped, so that the pid does not become
+// another process's. ErrFailedPrecondition: it has been reaped.
+func (p *process) keep() (release func(), err error) {
+	p.kept.RLock()
+	if p.reaped {
+		p.kept.RUnlock()
+		return nil, fmt.Errorf("its first process has ended: %w", errdefs.ErrFailedPrecondition)
+	}
+	return p.kept.RUnlock, nil
 }
 
 // code is the shell's: 128+n for signal n.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -166,6 +167,33 @@ func TestDeadlineThatTheShimNoticesFirst(t *testing.T) {
 	}
 	l.kill("c")
 	l.finish("c")
+}
+
+// Between the death of a container's init and the container's end its pid is nobody's, or another process's: nothing enters a
+// container by it, and the try leaves nothing open.
+func TestExecAfterTheInitHasGone(t *testing.T) {
+	l := newLab(t)
+	try := func() string {
+		pid := l.shell("c", "sleep 1000")
+		// Who holds the output makes the container's end wait.
+		held, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/1", pid), os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		l.kill("c")
+		l.eventually("the init is reaped", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+		_, err = l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "late", Process: l.process("true")})
+		if !errdefs.IsFailedPrecondition(err) {
+			t.Errorf("it gave %v", err)
+		}
+		l.finish("c")
+		return fmt.Sprint(err)
+	}
+	try() // some descriptors are opened once and kept
+	before := l.descriptors()
+	l.eventually("a try comes before the container's end is known", func() bool { return strings.Contains(try(), "first process has ended") })
+	l.eventually("no more descriptors are open than before", func() bool { return len(l.descriptors()) <= len(before) })
 }
 
 func TestExecWithTerminal(t *testing.T) {
