@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -125,7 +126,15 @@ func (x *syncExec) failure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("exec in container %s did not end in time and was killed: %w", x.req.ID, ctx.Err())
 	}
-	return fmt.Errorf("exec in container %s: %w", x.req.ID, err)
+	return prefixed("exec in container "+x.req.ID, err)
+}
+
+// prefixed says what failed before an error that does not begin with that: the shim may have said it.
+func prefixed(what string, err error) error {
+	if strings.HasPrefix(err.Error(), what+": ") {
+		return err
+	}
+	return fmt.Errorf("%s: %w", what, err)
 }
 
 // kill ends the process with its children and waits until it is gone.

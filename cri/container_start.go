@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -21,10 +19,6 @@ import (
 // startErrorCode is the exit code of a container whose program never ran: as Created it would escape the kubelet's
 // back-off.
 const startErrorCode = 128
-
-// startedMark is the file in a bundle that says that a start was begun: after a restart it tells a container that never
-// ran from one that was lost.
-const startedMark = "started"
 
 // StartContainer runs the container's program. A retry joins the start in progress; a running container is started.
 func (s *Service) StartContainer(ctx context.Context, r *runtime.StartContainerRequest) (*runtime.StartContainerResponse, error) {
@@ -83,10 +77,7 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 	if err != nil {
 		return s.startFailed(ctx, c, err)
 	}
-	if err := os.WriteFile(filepath.Join(s.bundleDir(c.id), startedMark), nil, 0o600); err != nil {
-		return fmt.Errorf("mark container %s as started: %w", c.id, err)
-	}
-	failpoint.Hit("container.marked")
+	failpoint.Hit("container.launching")
 	pid, err := s.Runtime.Create(ctx, task.CreateRequest{
 		ID: c.id, Bundle: s.bundleDir(c.id), LogPath: rec.LogPath, Terminal: rec.Config.TTY,
 		Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: s.SystemdCgroup,
@@ -124,12 +115,9 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 	}
 	s.noteNodeHooks(c, false)
 	now := time.Now().UTC()
-	prefix := "start container " + c.id + ": " // the shim may have said it
+	what := "start container " + c.id
 	s.finish(ctx, c, model.End{
-		StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: strings.TrimPrefix(cause.Error(), prefix),
+		StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: strings.TrimPrefix(cause.Error(), what+": "),
 	})
-	if strings.HasPrefix(cause.Error(), prefix) {
-		return cause
-	}
-	return fmt.Errorf("%s%w", prefix, cause)
+	return prefixed(what, cause)
 }

@@ -111,7 +111,7 @@ func (x *execProcess) failure(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("exec in container %s was ended: %w", x.req.ID, context.Cause(ctx))
 	}
-	return fmt.Errorf("exec in container %s: %w", x.req.ID, err)
+	return prefixed("exec in container "+x.req.ID, err)
 }
 
 // kill ends the process with its children and waits until it is gone.

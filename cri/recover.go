@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -141,7 +142,6 @@ func (s *Service) recoverContainers(ctx context.Context, held map[string]task.In
 // recoverContainer puts one container back as the shim, the bundle and the record tell.
 func (s *Service) recoverContainer(ctx context.Context, rec model.Container, held map[string]task.Info, told told) {
 	sp, specErr := s.appSpec(rec.ID)
-	_, markErr := os.Stat(filepath.Join(s.bundleDir(rec.ID), startedMark))
 	info, inShim := held[rec.ID]
 	if specErr != nil && rec.End == nil && !inShim && s.sameBoot(rec.SandboxID) {
 		s.removeOrphan(rec.ID, held) // its creation was cut off, nobody was told of it
@@ -162,17 +162,7 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 	case rec.End != nil:
 		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error { return s.letGo(ctx, c) })
 	case inShim && info.Status == task.Created:
-		// Its start was cut off: the program did not run, so the container is as good as new. Prestart hooks that still run
-		// must not lead to a program that nobody has asked for twice.
-		if info.Starting {
-			if err := s.Runtime.Kill(ctx, c.id, uint32(syscall.SIGKILL), true); err != nil && !gone(err) {
-				s.Log.WithField("container", c.id).WithError(err).Warn("cannot end the hooks of a start that was cut off")
-			}
-		}
-		if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
-			s.Log.WithField("container", c.id).WithError(err).Warn("cannot take back a start that was cut off")
-		}
-		_ = os.Remove(filepath.Join(s.bundleDir(c.id), startedMark))
+		s.takeBack(ctx, c)
 	case inShim:
 		c.status, c.startedAt, c.pid = info.Status, info.StartedAt, info.Pid
 		s.followers.follow(c, told.inside(c.id, info.StartedAt))
@@ -180,11 +170,44 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 			c.status = task.Running
 			s.exited(ctx, c, *info.Exit)
 		}
-	case markErr == nil:
-		s.lost(ctx, c, lostMessage)
 	case !s.sameBoot(rec.SandboxID):
 		s.lost(ctx, c, "the node was restarted")
+	default:
+		s.recoverUnheld(ctx, c)
 	}
+}
+
+// recoverUnheld puts back a container that the shim does not list, and which has not ended as far as is known.
+func (s *Service) recoverUnheld(ctx context.Context, c *container) {
+	// The shim goes on with a creation that the former daemon has asked for, and lists the container when it is done.
+	if _, err := s.Runtime.State(ctx, c.id); err == nil || errdefs.IsFailedPrecondition(err) {
+		s.takeBack(ctx, c)
+		return
+	}
+	if _, err := os.Stat(filepath.Join(s.bundleDir(c.id), task.CreatedMark)); err == nil {
+		s.lost(ctx, c, lostMessage)
+	}
+}
+
+// takeBack takes a container out of the shim whose start was cut off: the program did not run, so the container is as good as
+// new. Prestart hooks that still run must not lead to a program that nobody has asked for twice. Until it is done, the container
+// can be neither started nor removed.
+func (s *Service) takeBack(ctx context.Context, c *container) {
+	if err := c.op.Acquire(ctx, 1); err != nil {
+		return // the recovery as a whole has ended
+	}
+	s.chores.run("take back the start of container "+c.id+" that was cut off", 0, func(ctx context.Context) error {
+		_, err := s.Runtime.Delete(ctx, c.id)
+		for errdefs.IsFailedPrecondition(err) && ctx.Err() == nil { // it is being created: nothing tells when
+			pause(ctx, 50*time.Millisecond)
+			_, err = s.Runtime.Delete(ctx, c.id)
+		}
+		if err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		c.op.Release(1)
+		return nil
+	})
 }
 
 func (s *Service) sameBoot(sandboxID string) bool {

@@ -14,7 +14,7 @@ import (
 var (
 	SandboxSteps   = []string{"sandbox.recorded", "network.pinned", "network.attached", "network.files-written", "sandbox.ready"}
 	ContainerSteps = []string{"container.prepared", "rootfs.created", "container.recorded"}
-	StartSteps     = []string{"rootfs.mounted", "container.mounted", "container.marked", "container.created", "container.started"}
+	StartSteps     = []string{"rootfs.mounted", "container.mounted", "container.launching", "container.created", "container.started"}
 	PullSteps      = []string{"pull.resolved", "pull.fetched", "pull.extracted", "pull.committed", "pull.unpacked", "pull.named"}
 )
 

@@ -46,3 +46,36 @@ func TestTheDaemonDiesWhileANodeHookRuns(t *testing.T) {
 		})
 	}
 }
+
+// The daemon dies while the shim makes a container, and the next one is there before the shim is done: the program has not run,
+// so the container is as good as new, and a repeated request starts it.
+func TestTheDaemonIsBackBeforeACreationIsDone(t *testing.T) {
+	h := withHooks(t)
+	dir := openDir(t)
+	h.script(t, "20-slow.json", "createRuntime", 20, "exec 2>&1; : > "+filepath.Join(dir, "begun")+"; while [ ! -e "+filepath.Join(dir, "go")+" ]; do sleep 0.05; done")
+	p := h.RunPod(t)
+	c := p.Create(t, "app")
+	start := func() error {
+		_, err := h.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: c.ID})
+		return err
+	}
+	answered := make(chan error)
+	go func() { answered <- start() }()
+	harness.Eventually(t, "the hook runs", func() bool { _, err := os.Stat(filepath.Join(dir, "begun")); return err == nil })
+	h.KillDaemon(t)
+	<-answered
+	h.StartDaemon(t)
+	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_CREATED {
+		t.Errorf("the container is %v", s)
+	}
+	go func() { answered <- start() }()
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; err != nil {
+		t.Errorf("the repeated start: %v", err)
+	}
+	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+		t.Errorf("the container is %v", s)
+	}
+}

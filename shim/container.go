@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -95,6 +96,15 @@ func (c *container) demand(what string, states ...task.Status) error {
 		}
 	}
 	return fmt.Errorf("cannot %s container %s: it is %s: %w", what, c.id, have, errdefs.ErrFailedPrecondition)
+}
+
+// blame gives the error of something done to the container its class where the reason is that the container is ending, which
+// demand cannot know in advance.
+func (c *container) blame(err error) error {
+	if err == nil || !errors.Is(err, libcontainer.ErrNotRunning) && !isDying(c.init.pid) {
+		return err
+	}
+	return fmt.Errorf("its first process has ended meanwhile: %w (%w)", errdefs.ErrFailedPrecondition, err)
 }
 
 // demandNoHooks gives an error while hooks run: the container's own processes are not there yet, or not any more.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,6 +23,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
+	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 // create makes a container from its bundle and leaves it before its execve. It goes on when the caller gives up.
@@ -129,8 +131,27 @@ func (c *container) prepare() error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return fmt.Errorf("make state folder: %w", err)
 	}
-	if err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree, Hook: c.ofHook}); err != nil {
+	err := c.s.dir.Write(shimstate.Record{ID: c.id, CgroupPaths: c.tree, Hook: c.ofHook})
+	if err == nil && !c.ofHook {
+		err = os.WriteFile(c.mark(), nil, 0o600)
+	}
+	if err != nil {
 		_ = os.RemoveAll(dir)
+		return err
+	}
+	return nil
+}
+
+func (c *container) mark() string { return filepath.Join(c.bundle, task.CreatedMark) }
+
+// unmark removes the mark of a container whose program never ran.
+func (c *container) unmark() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ofHook || !c.startedAt.IsZero() {
+		return nil
+	}
+	if err := os.Remove(c.mark()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
@@ -255,7 +276,7 @@ func (c *container) undo() {
 
 // clear removes the container's folders, which is the end of it for the node's hooks, and frees its ID.
 func (s *Server) clear(c *container) error {
-	err := errors.Join(os.RemoveAll(s.dir.Container(c.id)), os.RemoveAll(filepath.Join(s.dir.Libcontainer(), c.id)))
+	err := errors.Join(os.RemoveAll(s.dir.Container(c.id)), os.RemoveAll(filepath.Join(s.dir.Libcontainer(), c.id)), c.unmark())
 	if c.lc != nil {
 		c.node.poststop()
 	}

@@ -139,7 +139,7 @@ func (c *container) enter(lp *libcontainer.Process) error {
 		return err
 	}
 	defer release()
-	return c.lc.Start(lp)
+	return c.blame(c.lc.Start(lp))
 }
 
 func (e *execution) launch() error {

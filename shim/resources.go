@@ -27,7 +27,7 @@ func (c *container) pause(ctx context.Context) error {
 	if err := c.demandNoHooks("pause"); err != nil {
 		return err
 	}
-	if err := c.lc.Pause(); err != nil {
+	if err := c.blame(c.lc.Pause()); err != nil {
 		return fmt.Errorf("pause container %s: %w", c.id, err)
 	}
 	c.change(task.Running, task.Paused)
@@ -44,7 +44,7 @@ func (c *container) resume(ctx context.Context) error {
 	if err := c.demand("resume", task.Paused); err != nil {
 		return err
 	}
-	if err := c.lc.Resume(); err != nil {
+	if err := c.blame(c.lc.Resume()); err != nil {
 		return fmt.Errorf("resume container %s: %w", c.id, err)
 	}
 	c.change(task.Paused, task.Running)
@@ -75,7 +75,7 @@ func (c *container) update(ctx context.Context, resources []byte) error {
 		return err
 	}
 	if c.outer != nil {
-		return c.outer.update(c.id, &r)
+		return c.blame(c.outer.update(c.id, &r))
 	}
 	config := c.lc.Config()
 	cgroup, limits := *config.Cgroups, *config.Cgroups.Resources
@@ -84,7 +84,7 @@ func (c *container) update(ctx context.Context, resources []byte) error {
 	merge(&limits, &r)
 	// Device rules are not part of it, and setting them again costs a new BPF program on cgroup v2.
 	limits.SkipDevices = true
-	err = c.lc.Set(config)
+	err = c.blame(c.lc.Set(config))
 	limits.SkipDevices = false // libcontainer keeps this object and starts nothing while it is set
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)

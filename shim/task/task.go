@@ -65,6 +65,11 @@ type Runtime interface {
 	Events(ctx context.Context) (<-chan Event, error)
 }
 
+// CreatedMark is a file in the bundle of a container that has been created and whose program may have run. The shim makes it
+// before the first process and removes it with a container whose program did not run. Where it is and the container is not, the
+// shim has died.
+const CreatedMark = "created"
+
 // CreateRequest says what to create.
 type CreateRequest struct {
 	ID     string // unique on the node
