@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TAGS        := seccomp netgo osusergo
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 STATIC      := -linkmode external -extldflags "-static"
-UNIT         = $$($(GO) list ./... | grep -vE '/integration(/rich)?$$')
+UNIT         = $$($(GO) list ./... | grep -vE '/integration(/rich|/chaos)?$$')
 # How many times longer than here a test may take, for machines that are slow on purpose (see test-vm).
 TEST_TIMEOUT ?= 20m
 # Arguments for the test run, as: make test-integration RUN=TestReplace
@@ -120,6 +120,23 @@ test-race: test-unit ## unit tests, then the integration tests against a daemon 
 	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/race/
 	CRI_POUCH_TEST_DAEMON=$(BUILD)/race/cri-pouch \
 	  $(GO) test -race -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration | $(REPORT)
+
+# Its clients mostly wait: more of them at a time than there are CPUs.
+CHAOS       ?= 5m
+.PHONY: chaos
+chaos: build ## the daemon is killed at random moments under work, for as long as CHAOS says (5m), and nobody may notice (as root)
+	CRI_POUCH_CHAOS=$(CHAOS) $(GO) test -tags "$(TAGS)" -count=1 -parallel 8 -timeout 0 -json ./integration/chaos | $(REPORT)
+
+# How long each target is fuzzed, as: make fuzz FUZZ=10m
+FUZZ        ?= 30s
+.PHONY: fuzz
+fuzz: ## every fuzz target of the packages, each for as long as FUZZ says (30s)
+	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r file; do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+	    echo "$$target of $$(dirname $$file)"; \
+	    $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) ./$$(dirname $$file) </dev/null | tail -n 2; \
+	  done; \
+	done
 
 .PHONY: test-vm
 test-vm: build-tests ## the integration suite in a virtual machine: cgroup v2, systemd, AppArmor (as root; slow, cached in build/vm)
