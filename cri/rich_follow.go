@@ -13,8 +13,12 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
-// recordPause is the least time between two looks at one record: the container's root can write to it as often as it likes.
-const recordPause = 200 * time.Millisecond
+const (
+	// recordPause is the least time between two looks at one record, and recordRest times as long as a look took: the container's
+	// root can write to it as often and as much as it likes.
+	recordPause = 200 * time.Millisecond
+	recordRest  = 20
+)
 
 // followers watch the records that launchers write, so that what happens inside of a rich container is told while it
 // happens: restarts of the application, and units that have failed.
@@ -36,6 +40,7 @@ type follower struct {
 	starts int        // told of, like failed
 	failed int
 	due    bool // a look is planned
+	pause  time.Duration
 }
 
 func newFollowers(s *Service) *followers {
@@ -59,7 +64,7 @@ func (f *followers) follow(c *container, before richTold) {
 	if err != nil {
 		return // a mode without a launcher
 	}
-	one := &follower{c: c}
+	one := &follower{c: c, pause: recordPause}
 	one.starts, one.failed = before.of(record)
 	path := f.path(c.id)
 	f.mu.Lock()
@@ -137,11 +142,15 @@ func (f *followers) planLocked(path string) {
 		return
 	}
 	one.due = true
-	time.AfterFunc(recordPause, func() {
+	time.AfterFunc(one.pause, func() {
 		f.mu.Lock()
 		one.due = false
 		f.mu.Unlock()
+		begun := time.Now()
 		f.tell(one)
+		f.mu.Lock()
+		one.pause = max(recordPause, recordRest*time.Since(begun))
+		f.mu.Unlock()
 	})
 }
 

@@ -31,6 +31,10 @@ const (
 	// tellAgain is how long after the shutdown signal it is sent again, and then after twice as long each time: an init that has
 	// only begun ignores it.
 	tellAgain = 300 * time.Millisecond
+	// readRest times as long as a look at the record took, the next one has to wait, and at most readRestMax: root in the container
+	// can make it long, and write to it for ever.
+	readRest    = 20
+	readRestMax = 500 * time.Millisecond
 	// neverStartedCode stands for an application whose init ended well before it was started.
 	neverStartedCode = 255
 )
@@ -90,19 +94,31 @@ func (r *rich) start() (err error) {
 
 // run waits until the container is to end, and ends it.
 func (r *rich) run() {
-	record := r.read()
+	record, took := r.readTimed()
 	for !r.finished(record) {
 		select {
 		case <-r.news:
 		case <-r.quit:
 			return
 		}
-		record = r.read()
+		select {
+		case <-time.After(min(readRest*took, readRestMax)):
+		case <-r.quit:
+			return
+		}
+		record, took = r.readTimed()
 	}
 	r.mu.Lock()
 	r.byUnit = !record.Done && r.failedUnit(record)
 	r.mu.Unlock()
 	r.shutDown()
+}
+
+// readTimed also tells how long it took.
+func (r *rich) readTimed() (richrun.Record, time.Duration) {
+	begun := time.Now()
+	record := r.read()
+	return record, time.Since(begun)
 }
 
 // read gives the record. One that cannot be read has nothing in it: it is on tmpfs.

@@ -259,7 +259,7 @@ func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref str
 		r := c.Linux.Resources
 		r.MemoryLimitInBytes, r.MemorySwapLimitInBytes, r.CpuQuota, r.CpuPeriod = 200<<20, 200<<20, 150000, 100000
 		if v2 {
-			r.Unified = map[string]string{"pids.max": "300", "memory.high": "190000000"}
+			r.Unified = map[string]string{"pids.max": "300", "memory.high": "400000000"}
 		}
 	})
 	c.AwaitLine(t, boot, "waiting")

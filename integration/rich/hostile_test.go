@@ -3,9 +3,11 @@ package rich
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -215,7 +217,17 @@ func theRecordIsNotTrusted(t *testing.T, n *harness.Node, m machine, ref string)
 			t.Errorf("%s: is allowed", script)
 		}
 	}
-	exec(t, c, "sh", "-c", "i=0; while [ $i -lt 2000 ]; do echo \"start $i 1 1\nnonsense\nunit $(head -c 300 /dev/zero | tr '\\0' x)\"; i=$((i+1)); done >>/run/.pouch/record; head -c 30000000 /dev/zero >>/run/.pouch/record 2>/dev/null")
+	exec(t, c, "sh", "-c", "x=$(head -c 300 /dev/zero | tr '\\0' x); i=0; while [ $i -lt 2000 ]; do echo \"start $i 1 1\nnonsense\nunit $x\"; i=$((i+1)); done >>/run/.pouch/record")
+	shims, err := n.Daemon.Shims()
+	if err != nil || len(shims) != 1 {
+		t.Fatal(shims, err)
+	}
+	used, begun := cpuTime(t, shims[0]), time.Now()
+	exec(t, c, "sh", "-c", "timeout 3 sh -c 'while :; do echo; done >>/run/.pouch/record'")
+	if used, took := cpuTime(t, shims[0])-used, time.Since(begun); used > took/2 {
+		t.Errorf("to read the record of %s took the shim %s of CPU time", took, used)
+	}
+	exec(t, c, "sh", "-c", "head -c 30000000 /dev/zero >>/run/.pouch/record 2>/dev/null")
 	c.Stop(t, 5)
 	c.Ended(t)
 	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_EXITED {
@@ -227,4 +239,23 @@ func theRecordIsNotTrusted(t *testing.T, n *harness.Node, m machine, ref string)
 	if _, err := os.Stat("/etc/shadow"); errors.Is(err, unix.ENOENT) {
 		t.Error("the host's file is gone")
 	}
+}
+
+// cpuTime is what a process has used of CPUs (proc_pid_stat(5) utime and stime, in hundredths of a second).
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+	var sum time.Duration
+	for _, field := range fields[11:13] {
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return sum
 }

@@ -1,7 +1,7 @@
 package richrun
 
 import (
-	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -52,33 +52,58 @@ func ParseRecord(text []byte) Record {
 	return r
 }
 
+// lineMax is more bytes than the longest line of a launcher has.
+const lineMax = wordMax + 64
+
 func (r *Record) line(line string) {
-	var n, pid, code, errno int
-	var at int64
-	var word string
+	if line == "" || len(line) > lineMax {
+		return
+	}
+	words := strings.SplitN(line, " ", 6)
+	kind, words := words[0], words[1:]
 	switch {
-	case r.Done && !strings.HasPrefix(line, "unit "):
-	case scan(line, "start %d %d %d", &n, &pid, &at):
-		r.add(Run{N: n, PID: pid, StartedAt: time.Unix(0, at)})
-	case scan(line, "failed %d %d %s", &n, &errno, &word) && plain(word):
-		r.add(Run{N: n, Failed: word, Errno: errno})
-	case scan(line, "end %d %s %d %d", &n, &word, &code, &at):
-		r.end(n, word, code, at, strings.HasSuffix(line, " oom"))
-	case scan(line, "done %d %d", &code, &at):
-		r.Done, r.Code, r.DoneAt = true, code&0xff, time.Unix(0, at)
-	case scan(line, "unit %s", &word) && plain(word):
-		if len(r.Units) < RunsMax {
-			r.Units = append(r.Units, word)
-			if !r.Done {
-				r.UnitsFirst++
-			}
+	case kind == "unit" && len(words) == 1 && plain(words[0]):
+		r.unit(words[0])
+	case r.Done:
+	case kind == "start" && len(words) == 3:
+		if n, ok := numbers(words); ok {
+			r.add(Run{N: int(n[0]), PID: int(n[1]), StartedAt: time.Unix(0, n[2])})
+		}
+	case kind == "failed" && len(words) == 3 && plain(words[2]):
+		if n, ok := numbers(words[:2]); ok {
+			r.add(Run{N: int(n[0]), Failed: words[2], Errno: int(n[1])})
+		}
+	case kind == "end" && len(words) >= 4:
+		how := words[1]
+		if n, ok := numbers([]string{words[0], words[2], words[3]}); ok {
+			r.end(int(n[0]), how, int(n[1]), n[2], len(words) == 5 && words[4] == "oom")
+		}
+	case kind == "done" && len(words) == 2:
+		if n, ok := numbers(words); ok {
+			r.Done, r.Code, r.DoneAt = true, int(n[0])&0xff, time.Unix(0, n[1])
 		}
 	}
 }
 
-func scan(line, format string, into ...any) bool {
-	n, err := fmt.Sscanf(line, format, into...)
-	return err == nil && n == len(into)
+// numbers reads decimal ones; false: not all words are.
+func numbers(words []string) (n [3]int64, ok bool) {
+	for i, word := range words {
+		var err error
+		if n[i], err = strconv.ParseInt(word, 10, 64); err != nil {
+			return n, false
+		}
+	}
+	return n, true
+}
+
+func (r *Record) unit(name string) {
+	if len(r.Units) == RunsMax {
+		return
+	}
+	r.Units = append(r.Units, name)
+	if !r.Done {
+		r.UnitsFirst++
+	}
 }
 
 // wordMax bounds a word of a record (LINE of init/launch.c), in bytes.
@@ -86,7 +111,7 @@ const wordMax = 255
 
 // plain says whether a word is one that a launcher writes.
 func plain(word string) bool {
-	return len(word) <= wordMax && !strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' })
+	return word != "" && len(word) <= wordMax && !strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (r *Record) add(run Run) {
