@@ -134,7 +134,7 @@ fuzz: ## every fuzz target of the packages, each for as long as FUZZ says (30s)
 	@git grep -l '^func Fuzz' -- '*_test.go' | while read -r file; do \
 	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
 	    echo "$$target of $$(dirname $$file)"; \
-	    $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) ./$$(dirname $$file) </dev/null | tail -n 2; \
+	    $(GO) test -tags "$(TAGS)" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ) ./$$(dirname $$file) </dev/null | grep -v '^fuzz: '; \
 	  done; \
 	done
 
