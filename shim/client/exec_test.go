@@ -184,8 +184,10 @@ func TestExecAfterTheInitHasGone(t *testing.T) {
 		l.kill("c")
 		l.eventually("the init is reaped", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
 		_, err = l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "late", Process: l.process("true")})
-		if !errdefs.IsFailedPrecondition(err) {
-			t.Errorf("it gave %v", err)
+		for what, err := range map[string]error{"exec": err, "update": l.client.Update(l.ctx, "c", []byte(`{"cpu":{"shares":200}}`)), "pause": l.client.Pause(l.ctx, "c")} {
+			if !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("%s gave %v", what, err)
+			}
 		}
 		l.finish("c")
 		return fmt.Sprint(err)
