@@ -5,10 +5,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
@@ -29,8 +29,8 @@ type followers struct {
 	failures prometheus.Counter
 
 	mu    sync.Mutex
-	watch *fsnotify.Watcher // nil until the first rich container, and where the kernel gives none
-	of    map[string]*follower
+	watch *filewatch.Watcher   // nil until the first rich container, and where the kernel gives none
+	of    map[string]*follower // by the container's ID
 }
 
 // follower is one container that is followed.
@@ -39,8 +39,10 @@ type follower struct {
 	mu     sync.Mutex // one telling at a time
 	starts int        // told of, like failed
 	failed int
-	due    bool // a look is planned
-	pause  time.Duration
+	// due, pause and watch are guarded by the followers' lock.
+	due   bool // a look is planned
+	pause time.Duration
+	watch filewatch.ID
 }
 
 func newFollowers(s *Service) *followers {
@@ -64,22 +66,15 @@ func (f *followers) follow(c *container, before richTold) {
 	if err != nil {
 		return // a mode without a launcher
 	}
-	one := &follower{c: c, pause: recordPause}
+	one := &follower{c: c, pause: recordPause, watch: filewatch.None}
 	one.starts, one.failed = before.of(record)
-	path := f.path(c.id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.of[path] != nil {
+	if f.of[c.id] != nil || f.watch == nil && !f.open() {
 		return
 	}
-	if f.watch == nil && !f.open() {
-		return
-	}
-	if err := f.watch.Add(path); err != nil {
-		f.log.WithField("container", c.id).WithError(err).Warn("restarts inside of the container are told at its end only")
-	}
-	f.of[path] = one
-	f.planLocked(path) // what was written before the watch
+	f.of[c.id] = one
+	f.planLocked(one) // it watches from then on, and finds what has been written before
 }
 
 // richTold is what the journal has of a container that an earlier daemon followed; its zero value is nothing.
@@ -102,56 +97,51 @@ func (t richTold) of(r richrun.Record) (starts, failed int) {
 	return starts, t.failed
 }
 
-func (f *followers) path(id string) string {
-	return filepath.Join(f.s.bundleDir(id), richrun.Dir, richrun.RecordFile)
-}
-
 // open makes the watcher; f.mu is held.
 func (f *followers) open() bool {
-	w, err := fsnotify.NewWatcher()
+	w, err := filewatch.New(f.log)
 	if err != nil {
-		f.log.WithError(err).Warn("restarts inside of rich containers are not told")
+		f.log.WithError(err).Warn("restarts inside of rich containers are told at their end only")
 		return false
 	}
 	f.watch = w
-	go func() {
-		for e := range w.Events {
-			if e.Has(fsnotify.Write) {
-				f.plan(e.Name)
-			}
-		}
-	}()
-	go func() {
-		for err := range w.Errors {
-			f.log.WithError(err).Warn("watch the records of rich containers")
-		}
-	}()
 	return true
 }
 
 // plan has a record looked at soon, and once for all that is written until then.
-func (f *followers) plan(path string) {
+func (f *followers) plan(one *follower) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.planLocked(path)
+	f.planLocked(one)
 }
 
-func (f *followers) planLocked(path string) {
-	one := f.of[path]
-	if one == nil || one.due {
+func (f *followers) planLocked(one *follower) {
+	if one.due || f.of[one.c.id] != one {
 		return
 	}
 	one.due = true
-	time.AfterFunc(one.pause, func() {
-		f.mu.Lock()
-		one.due = false
+	time.AfterFunc(one.pause, func() { f.look(one) })
+}
+
+// look has the next write to a record told, and tells what has been written.
+func (f *followers) look(one *follower) {
+	begun := time.Now()
+	f.mu.Lock()
+	one.due = false
+	if f.of[one.c.id] != one { // it has ended
 		f.mu.Unlock()
-		begun := time.Now()
-		f.tell(one)
-		f.mu.Lock()
-		one.pause = max(recordPause, recordRest*time.Since(begun))
-		f.mu.Unlock()
-	})
+		return
+	}
+	var err error
+	one.watch, err = f.watch.Once(filepath.Join(f.s.bundleDir(one.c.id), richrun.Dir, richrun.RecordFile), func() { f.plan(one) })
+	f.mu.Unlock()
+	if err != nil {
+		f.log.WithField("container", one.c.id).WithError(err).Warn("restarts inside of the container are told at its end only")
+	}
+	f.tell(one)
+	f.mu.Lock()
+	one.pause = max(recordPause, recordRest*time.Since(begun))
+	f.mu.Unlock()
 }
 
 // tell notes what has been written since the last look.
@@ -185,15 +175,14 @@ func (f *followers) tell(one *follower) {
 
 // leave tells the rest of a container that has ended.
 func (f *followers) leave(c *container) {
-	path := f.path(c.id)
 	f.mu.Lock()
-	one := f.of[path]
+	one := f.of[c.id]
 	if one != nil {
-		delete(f.of, path)
-		_ = f.watch.Remove(path)
+		delete(f.of, c.id)
+		f.watch.Forget(one.watch)
 	}
 	if len(f.of) == 0 && f.watch != nil { // a node without rich containers has nothing of this
-		_ = f.watch.Close()
+		f.watch.Close()
 		f.watch = nil
 	}
 	f.mu.Unlock()
@@ -206,6 +195,7 @@ func (f *followers) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.watch != nil {
-		_ = f.watch.Close()
+		f.watch.Close()
 	}
+	f.watch, f.of = nil, map[string]*follower{}
 }

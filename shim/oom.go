@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 )
 
@@ -18,23 +19,23 @@ import (
 // files; on v1 each has an eventfd. Both wait on the network poller.
 type oomWatch struct {
 	log   *logrus.Entry
-	files *notifier
+	files *filewatch.Watcher
 
 	mu      sync.Mutex
 	entries map[*container]*oomEntry
 }
 
 type oomEntry struct {
-	base    uint64   // kills before the container's program ran, as in a hook
-	kills   uint64   // since then, as last told
-	watch   int32    // v2
-	eventfd *os.File // v1
+	base    uint64       // kills before the container's program ran, as in a hook
+	kills   uint64       // since then, as last told
+	watch   filewatch.ID // v2
+	eventfd *os.File     // v1
 	// parent is the folder of the cgroup above, others is its count of kills less those of this container.
 	parent string
 	others uint64
 }
 
-func newOOMWatch(files *notifier, log *logrus.Entry) *oomWatch {
+func newOOMWatch(files *filewatch.Watcher, log *logrus.Entry) *oomWatch {
 	return &oomWatch{log: log, files: files, entries: map[*container]*oomEntry{}}
 }
 
@@ -43,10 +44,10 @@ func newOOMWatch(files *notifier, log *logrus.Entry) *oomWatch {
 func (w *oomWatch) follow(c *container) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	e := &oomEntry{watch: -1, base: c.tree.OOMKills(), parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
+	e := &oomEntry{watch: filewatch.None, base: c.tree.OOMKills(), parent: c.tree.Parent(), others: c.tree.ParentOOMKills()}
 	var err error
 	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
-		e.watch, err = w.files.watch(filepath.Join(p, "memory.events"), func() { go w.look(c) })
+		e.watch, err = w.files.Each(filepath.Join(p, "memory.events"), func() { go w.look(c) })
 	} else if p := c.tree["memory"]; p != "" {
 		if e.eventfd, err = oomEventfd(p); err == nil {
 			go w.readEventfd(c, e.eventfd)
@@ -121,7 +122,7 @@ func (w *oomWatch) forget(c *container) {
 		return
 	}
 	delete(w.entries, c)
-	w.files.unwatch(e.watch)
+	w.files.Forget(e.watch)
 	if e.eventfd != nil {
 		_ = e.eventfd.Close()
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 )
 
 // The folders are plain ones: what is tried is the bookkeeping where systemd removes a scope before its counter is read.
@@ -23,11 +24,11 @@ func TestAKillIsFoundAfterTheScopeIsGone(t *testing.T) {
 	}
 	count(parent, 7) // of containers long gone
 	log := logrus.NewEntry(logrus.StandardLogger())
-	files, err := newNotifier(log)
+	files, err := filewatch.New(log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	files.close() // the watch loses the race: what it did not read is the case here
+	files.Close() // the watch loses the race: what it did not read is the case here
 	w := newOOMWatch(files, log)
 	follow := func(name string) *container {
 		dir := filepath.Join(parent, name)

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -45,7 +46,8 @@ type rich struct {
 	c       *container
 	plan    richrun.Plan
 	control *os.File
-	watch   int32
+	record  filewatch.ID
+	polls   bool          // the record cannot be watched
 	news    chan struct{} // the record has changed, or something else to look at
 	quit    chan struct{} // pid 1 has ended
 	over    sync.WaitGroup
@@ -71,7 +73,7 @@ func newRich(c *container) (*rich, error) {
 	if plan.Shutdown < 1 || plan.Shutdown > 64 || plan.ShutdownTimeout < 0 {
 		return nil, fmt.Errorf("plan of container %s: signal %d, timeout %s: %w", c.id, plan.Shutdown, plan.ShutdownTimeout, errdefs.ErrInvalidArgument)
 	}
-	return &rich{c: c, plan: plan, watch: -1, news: make(chan struct{}, 1), quit: make(chan struct{})}, nil
+	return &rich{c: c, plan: plan, record: filewatch.None, news: make(chan struct{}, 1), quit: make(chan struct{})}, nil
 }
 
 // start begins to watch, before the init runs.
@@ -85,7 +87,7 @@ func (r *rich) start() (err error) {
 	if r.control, err = openFIFO(filepath.Join(dir, richrun.ControlFIFO), unix.O_RDWR, false); err != nil {
 		return err
 	}
-	if r.watch, err = r.c.s.files.watch(filepath.Join(dir, richrun.RecordFile), func() { signal(r.news) }); err != nil {
+	if err := r.arm(); err != nil {
 		return err
 	}
 	r.over.Go(r.run)
@@ -94,7 +96,7 @@ func (r *rich) start() (err error) {
 
 // run waits until the container is to end, and ends it.
 func (r *rich) run() {
-	record, took := r.readTimed()
+	record, rest := r.look()
 	for !r.finished(record) {
 		select {
 		case <-r.news:
@@ -102,11 +104,11 @@ func (r *rich) run() {
 			return
 		}
 		select {
-		case <-time.After(min(readRest*took, readRestMax)):
+		case <-time.After(rest):
 		case <-r.quit:
 			return
 		}
-		record, took = r.readTimed()
+		record, rest = r.look()
 	}
 	r.mu.Lock()
 	r.byUnit = !record.Done && r.failedUnit(record)
@@ -114,11 +116,26 @@ func (r *rich) run() {
 	r.shutDown()
 }
 
-// readTimed also tells how long it took.
-func (r *rich) readTimed() (richrun.Record, time.Duration) {
+// arm has the next write to the record told, and only that: a loop inside that writes to it must not cost the shim anything
+// between two looks.
+func (r *rich) arm() (err error) {
+	r.record, err = r.c.s.files.Once(filepath.Join(r.c.bundle, richrun.Dir, richrun.RecordFile), func() { signal(r.news) })
+	return err
+}
+
+// look gives the record, after which news of it come again, and how long to wait before the next look.
+func (r *rich) look() (richrun.Record, time.Duration) {
 	begun := time.Now()
+	if err := r.arm(); err != nil {
+		if !r.polls {
+			r.c.log.WithError(err).Warn("the launcher's record is looked at from time to time only")
+		}
+		r.polls = true
+		signal(r.news)
+		return r.read(), readRestMax
+	}
 	record := r.read()
-	return record, time.Since(begun)
+	return record, min(readRest*time.Since(begun), readRestMax)
 }
 
 // read gives the record. One that cannot be read has nothing in it: it is on tmpfs.
@@ -227,7 +244,7 @@ func (r *rich) close() {
 	r.closed = true
 	r.mu.Unlock()
 	r.over.Wait()
-	r.c.s.files.unwatch(r.watch)
+	r.c.s.files.Forget(r.record)
 	if r.control != nil {
 		_ = r.control.Close()
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 )
@@ -52,7 +53,7 @@ type Server struct {
 	startedAt time.Time
 	host      *host
 	events    *broker
-	files     *notifier
+	files     *filewatch.Watcher
 	oom       *oomWatch
 	starts    chan struct{} // a slot for each create or exec under way
 	clients   *clients
@@ -76,7 +77,7 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	files, err := newNotifier(o.Log)
+	files, err := filewatch.New(o.Log)
 	if err != nil {
 		lock.Close()
 		return nil, err
@@ -136,7 +137,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.owns() { // else it may be another shim's
 		_ = os.Remove(s.dir.Socket())
 	}
-	s.files.close()
+	s.files.Close()
 	if err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
