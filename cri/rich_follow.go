@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -18,6 +19,10 @@ const (
 	// root can write to it as often and as much as it likes.
 	recordPause = 200 * time.Millisecond
 	recordRest  = 20
+	// tellBurst entries a container may have in the journal at once, and one more after each tellPause: it keeps a few thousand
+	// of the whole node.
+	tellBurst = 32
+	tellPause = 10 * time.Second
 )
 
 // followers watch the records that launchers write, so that what happens inside of a rich container is told while it
@@ -35,10 +40,11 @@ type followers struct {
 
 // follower is one container that is followed.
 type follower struct {
-	c      *container
-	mu     sync.Mutex // one telling at a time
-	starts int        // told of, like failed
-	failed int
+	c         *container
+	mu        sync.Mutex // one telling at a time
+	starts    int        // told of, like failed
+	failed    int
+	allowance allowance
 	// due, pause and watch are guarded by the followers' lock.
 	due   bool // a look is planned
 	pause time.Duration
@@ -66,7 +72,7 @@ func (f *followers) follow(c *container, before richTold) {
 	if err != nil {
 		return // a mode without a launcher
 	}
-	one := &follower{c: c, pause: recordPause, watch: filewatch.None}
+	one := &follower{c: c, pause: recordPause, watch: filewatch.None, allowance: newAllowance()}
 	one.starts, one.failed = before.of(record)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -138,39 +144,58 @@ func (f *followers) look(one *follower) {
 	if err != nil {
 		f.log.WithField("container", one.c.id).WithError(err).Warn("restarts inside of the container are told at its end only")
 	}
-	f.tell(one)
+	rest := f.tell(one)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	one.pause = max(recordPause, recordRest*time.Since(begun))
-	f.mu.Unlock()
+	if rest {
+		one.pause = max(one.pause, tellPause)
+		f.planLocked(one)
+	}
 }
 
-// tell notes what has been written since the last look.
-func (f *followers) tell(one *follower) {
+// tell notes what has been written since the last look, and says whether there is more than the journal may have now.
+func (f *followers) tell(one *follower) (rest bool) {
 	one.mu.Lock()
 	defer one.mu.Unlock()
 	record, err := richrun.ReadRecord(f.s.bundleDir(one.c.id))
 	if err != nil {
+		return false
+	}
+	one.allowance.refill(time.Now())
+	f.tellRestarts(one, record)
+	for one.failed < len(record.Units) && one.allowance.take() {
+		f.s.note(one.c, journal.Entry{Kind: journal.UnitFailed, Message: record.Units[one.failed]})
+		f.failures.Inc()
+		one.failed++
+	}
+	return one.failed < len(record.Units) || max(one.starts, 1) < record.Starts
+}
+
+// tellRestarts notes the last restarts of those that are new, and how many there were before them. Of runs that the record
+// has no more only their number is known.
+func (f *followers) tellRestarts(one *follower, record richrun.Record) {
+	fresh := record.Starts - max(one.starts, 1)
+	if fresh <= 0 || one.allowance.left == 0 {
 		return
 	}
-	for i, run := range record.Runs {
-		if number := record.Starts - len(record.Runs) + i + 1; number <= max(one.starts, 1) {
-			continue
-		}
-		e := journal.Entry{Kind: journal.AppRestarted, Time: run.StartedAt}
+	listed := min(fresh, len(record.Runs), one.allowance.left)
+	message := ""
+	if more := fresh - listed; more > 0 {
+		message = fmt.Sprintf("%d restarts before this one are not listed", more)
+	}
+	for i := len(record.Runs) - listed; i < len(record.Runs); i++ {
+		e := journal.Entry{Kind: journal.AppRestarted, Time: record.Runs[i].StartedAt, Message: message}
 		if i > 0 && record.Runs[i-1].Ended {
 			code := int32(record.Runs[i-1].Code)
 			e.ExitCode = &code
 		}
 		f.s.note(one.c, e)
+		one.allowance.take()
+		message = ""
 	}
-	if more := record.Starts - max(one.starts, 1); more > 0 {
-		f.restarts.Add(float64(more))
-	}
-	for _, unit := range record.Units[min(one.failed, len(record.Units)):] {
-		f.s.note(one.c, journal.Entry{Kind: journal.UnitFailed, Message: unit})
-		f.failures.Inc()
-	}
-	one.starts, one.failed = max(one.starts, record.Starts), max(one.failed, len(record.Units))
+	f.restarts.Add(float64(fresh))
+	one.starts = record.Starts
 }
 
 // leave tells the rest of a container that has ended.
@@ -187,6 +212,9 @@ func (f *followers) leave(c *container) {
 	}
 	f.mu.Unlock()
 	if one != nil {
+		one.mu.Lock()
+		one.allowance.fill()
+		one.mu.Unlock()
 		f.tell(one)
 	}
 }

@@ -89,7 +89,7 @@ static bool field(struct app *app, char letter, char *value, size_t *args, size_
 	case 'R': app->record = value; return *value == '/';
 	case 'C': app->control = value; return *value == '/';
 	case 'r': return policy(value, &app->restart);
-	case 'n': if (!count(value, 10, 1000000, &n)) return false; app->restart_limit = (unsigned long)n; return true;
+	case 'n': if (!count(value, 10, RESTARTS_MAX, &n)) return false; app->restart_limit = (unsigned long)n; return true;
 	case 'w': if (!count(value, 10, 86400000, &n)) return false; app->restart_wait = (unsigned long)n; return true;
 	}
 	return false;

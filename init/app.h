@@ -7,7 +7,7 @@
 #include <sys/resource.h>
 #include <sys/types.h>
 
-enum { LIMITS_MAX = 32, GROUPS_MAX = 65536 };
+enum { LIMITS_MAX = 32, GROUPS_MAX = 65536, RESTARTS_MAX = 10000 };
 
 enum restart { RESTART_NO, RESTART_ON_FAILURE, RESTART_ALWAYS };
 

@@ -1,20 +1,12 @@
 /* The launcher runs a rich container's application as the one extra service of the container's init, whichever that is. It
  * reads what to run from a file, gives the application our streams, appends what happens to a record, restarts as declared,
- * and passes stop signals on. Who watches the record from outside ends the container. Lines of the record:
- *
- *   start N PID NANOSECONDS                the N-th start; PID as the container sees it
- *   end N exit|signal CODE NANOSECONDS     its end; "oom" behind it: the OOM killer struck in its own cgroup
- *   failed N ERRNO STEP                    it could not be executed
- *   done CODE NANOSECONDS                  the last line: the container's exit code
- *   unit NAME                              a watched unit of the init has failed
- *
- * Lines of the control FIFO: "signal N" for the application, "stop N" the same and no restart any more. */
+ * and passes stop signals on. Who watches the record (record.h) from outside ends the container. Lines of the control FIFO:
+ * "signal N" for the application, "stop N" the same and no restart any more. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -27,13 +19,12 @@
 #include "app.h"
 #include "child.h"
 #include "group.h"
+#include "record.h"
 #include "rest.h"
 #include "roles.h"
 
 #define DEFAULT_FILE "/run/.pouch/app"
-#define UNIT_RECORD "/run/.pouch/record"
 #define REST_LIMIT 2000000000LL /* ns that processes may take to die of SIGKILL */
-enum { LINE = 256 };
 
 struct launcher {
 	struct app app;
@@ -41,7 +32,7 @@ struct launcher {
 	struct group group;
 	sigset_t mask; /* of the application */
 	int record, control, signals;
-	char line[LINE]; /* of the control FIFO, as far as it is there */
+	char line[RECORD_LINE]; /* of the control FIFO, as far as it is there */
 	size_t line_len;
 	unsigned int starts;
 	pid_t pid;   /* of the application; 0: it does not run */
@@ -56,26 +47,6 @@ static long long now(clockid_t clock)
 
 	clock_gettime(clock, &t);
 	return (long long)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-/* note appends a line in one write, so that lines of others never mix with it. */
-static void note(int record, const char *format, ...)
-{
-	char line[LINE];
-	va_list args;
-	int n;
-
-	va_start(args, format);
-	n = vsnprintf(line, sizeof line, format, args);
-	va_end(args);
-	if (record < 0 || n <= 0)
-		return;
-	if (n >= (int)sizeof line) {
-		n = sizeof line;
-		line[n - 1] = '\n';
-	}
-	if (write(record, line, (size_t)n) != n)
-		fprintf(stderr, "pouch-launch: record: %s\n", strerror(errno));
 }
 
 static int code_of(int status)
@@ -100,9 +71,9 @@ static void reap(struct launcher *l)
 			continue;
 		l->pid = 0;
 		l->status = status;
-		note(l->record, "end %u %s %d %lld%s\n", l->starts, WIFSIGNALED(status) ? "signal" : "exit",
-		     WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), now(CLOCK_REALTIME),
-		     group_oom_kills(&l->group) > l->oom_kills ? " oom" : "");
+		note_line(l->record, "end %u %s %d %lld%s\n", l->starts, WIFSIGNALED(status) ? "signal" : "exit",
+			  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), now(CLOCK_REALTIME),
+			  group_oom_kills(&l->group) > l->oom_kills ? " oom" : "");
 	}
 }
 
@@ -208,11 +179,11 @@ static int run(struct launcher *l)
 			int error = errno;
 
 			l->pid = 0;
-			note(l->record, "failed %u %d %s\n", l->starts, error, failed);
+			note_line(l->record, "failed %u %d %s\n", l->starts, error, failed);
 			fprintf(stderr, "pouch-launch: %s: %s: %s\n", l->app.argv[0], failed, strerror(error));
 			return error == ENOENT ? 127 : 126;
 		}
-		note(l->record, "start %u %d %lld\n", l->starts, (int)l->pid, now(CLOCK_REALTIME));
+		note_line(l->record, "start %u %d %lld\n", l->starts, (int)l->pid, now(CLOCK_REALTIME));
 		attend(l, 0);
 		end_rest(l);
 		if (!wants_restart(l))
@@ -246,25 +217,6 @@ static bool prepare(struct launcher *l, const char *path)
 	return l->signals >= 0;
 }
 
-/* unit notes that a watched unit has failed: the init runs this. */
-static int unit(const char *name)
-{
-	int record;
-
-	for (const char *c = name; *c; c++)
-		if (*c < '!' || *c > '~' || c - name > 200) {
-			fputs("pouch-launch: that is no name of a unit\n", stderr);
-			return 2;
-		}
-	record = open(UNIT_RECORD, O_WRONLY | O_APPEND | O_CLOEXEC);
-	if (record < 0) {
-		perror("pouch-launch: " UNIT_RECORD);
-		return 1;
-	}
-	note(record, "unit %s\n", name);
-	return 0;
-}
-
 int launch(int argc, char **argv)
 {
 	struct launcher l = {.record = -1, .control = -1, .signals = -1};
@@ -272,16 +224,16 @@ int launch(int argc, char **argv)
 	int code = 126;
 
 	if (argc == 2 && !strcmp(argv[0], "unit"))
-		return unit(argv[1]);
+		return note_unit(argv[1]);
 	if (!prepare(&l, argc > 0 ? argv[0] : DEFAULT_FILE)) {
-		note(l.record, "failed 0 %d launcher\n", EINVAL);
+		note_line(l.record, "failed 0 %d launcher\n", EINVAL);
 	} else if ((wrong = open_streams(&l.app, &l.streams))) {
-		note(l.record, "failed 0 %d streams\n", errno);
+		note_line(l.record, "failed 0 %d streams\n", errno);
 		fprintf(stderr, "pouch-launch: %s: %s\n", wrong, strerror(errno));
 	} else {
 		make_group(&l.group, l.app.oom_group);
 		code = run(&l);
 	}
-	note(l.record, "done %d %lld\n", code, now(CLOCK_REALTIME));
+	note_line(l.record, "done %d %lld\n", code, now(CLOCK_REALTIME));
 	return code;
 }

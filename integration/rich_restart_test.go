@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,4 +83,44 @@ func starts(t *testing.T, n *harness.Node, c *harness.Container) int {
 		t.Fatal(err)
 	}
 	return r.Starts
+}
+
+// A crash loop inside that is faster than anybody can read takes no more than its share of the journal: what is not listed is
+// counted.
+func TestManyRestartsInsideAreCounted(t *testing.T) {
+	metrics, address := metricsOption(t)
+	n := harness.Start(t, metrics)
+	ref := pushBusybox(t, n, "rich:init", func(*v1.ConfigFile) {}, lab.BusyboxInit()...)
+	const restarts = 90
+	p := n.RunPod(t, annotated(richMode, "sbin-init", "rich.cri-pouch.io/restart", "on-failure", "rich.cri-pouch.io/restart-limit", "1000", "rich.cri-pouch.io/restart-interval", "0s"))
+	dir := t.TempDir()
+	script := fmt.Sprintf("echo x >>/witness/starts; [ $(wc -l </witness/starts) -gt %d ] || exit 9; while :; do sleep 1000; done", restarts)
+	c := p.Run(t, "app", image(ref, 0), harness.Sh(script), func(c *runtime.ContainerConfig) {
+		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+	})
+	harness.Eventually(t, "all restarts are counted", func() bool { return metric(t, address, "cri_pouch_app_restarts_total") == fmt.Sprint(restarts) })
+	c.Stop(t, 5)
+	c.Ended(t)
+	all, err := journal(t, n, &pouchv1.EventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed, omitted := 0, 0
+	for _, e := range all {
+		if e.Kind != "app-restarted" || e.ContainerId != c.ID {
+			continue
+		}
+		listed++
+		var more int
+		if _, err := fmt.Sscanf(e.Message, "%d restarts before this one are not listed", &more); err != nil && e.Message != "" {
+			t.Errorf("%q: %v", e.Message, err)
+		}
+		omitted += more
+	}
+	if listed+omitted != restarts || listed < 32 || listed > 64 {
+		t.Errorf("%d restarts are listed, %d counted", listed, omitted)
+	}
+	if got := metric(t, address, "cri_pouch_app_restarts_total"); got != fmt.Sprint(restarts) {
+		t.Errorf("the metric is %s", got)
+	}
 }

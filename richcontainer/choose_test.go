@@ -143,8 +143,8 @@ func TestOptions(t *testing.T) {
 func TestOptionsThatAreNone(t *testing.T) {
 	for _, tc := range []struct{ name, value, want string }{
 		{"restart", "never", "none of no, on-failure, always"},
-		{"restart-limit", "-1", "no number from 0 to 1000000"},
-		{"restart-limit", "1000001", "no number from 0 to 1000000"},
+		{"restart-limit", "-1", "no number from 0 to 10000"},
+		{"restart-limit", "10001", "no number from 0 to 10000"},
 		{"restart-limit", "many", "no number"},
 		{"restart-limit", "5", "rich.cri-pouch.io/restart does not say when"},
 		{"restart-interval", "5s", "rich.cri-pouch.io/restart does not say when"},

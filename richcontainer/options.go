@@ -23,7 +23,6 @@ const (
 	defaultAfter           = "basic.target"
 
 	maxShutdownTimeout = 10 * time.Minute
-	maxRestartLimit    = 1_000_000 // the launcher's own
 	maxRestartInterval = 24 * time.Hour
 	maxNames           = 64
 	maxUnitName        = 200 // the launcher's own
@@ -44,8 +43,8 @@ func options() []option {
 		{"restart", real, readRestart},
 		{"restart-limit", real, func(o *Options, v string) error {
 			n, err := strconv.ParseUint(v, 10, 32)
-			if err != nil || n > maxRestartLimit {
-				return fmt.Errorf("%.100q is no number from 0 to %d", v, maxRestartLimit)
+			if err != nil || n > richrun.RestartsMax {
+				return fmt.Errorf("%.100q is no number from 0 to %d", v, richrun.RestartsMax)
 			}
 			o.RestartLimit = uint(n)
 			return nil

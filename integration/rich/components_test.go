@@ -130,3 +130,28 @@ func info(t *testing.T, c *harness.Container) string {
 	}
 	return r.Info["info"]
 }
+
+// A component that fails again and again, as a job of a timer may for months, hides neither the failure of a watched unit
+// nor the application's end, and does not fill the journal.
+func TestAComponentThatFailsAgainAndAgain(t *testing.T) {
+	n := registered(t, map[string]string{"job": "units = [\"job.service\"]\n"}, map[string]string{
+		"job.service": "[Unit]\nStartLimitIntervalSec=0\n[Service]\nType=oneshot\nExecStart=/bin/false\n",
+	})
+	ref := push(t, n, "systemd", "again", nil, service("watched.service", "[Service]\nExecStart=/bin/sh -c 'until test -e /fail; do sleep 0.1; done; exit 3'\n")...)
+	c := n.RunPod(t, pod("systemd", "components", "job", "watch-units", "watched.service")).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c.AwaitLine(t, boot, "waiting")
+	harness.Eventually(t, "the job has failed once", func() bool { return strings.Contains(info(t, c), `"failedUnits":["job.service"`) })
+	// What systemd runs after each failure, but for five in ten seconds: for longer than this test may last.
+	exec(t, c, "sh", "-c", "for i in $(seq 40); do /run/.pouch/launch unit job.service; done; touch /fail")
+	c.Ended(t)
+	if s := c.Status(t); s.ExitCode == 0 || !strings.Contains(s.Message, "watched.service") {
+		t.Errorf("code %d, reason %s, message %q", s.ExitCode, s.Reason, s.Message)
+	}
+	if u := unit(inside(t, c), "job.service"); !u.HasFailed || u.Component != "job" {
+		t.Errorf("the component is %v", u)
+	}
+	told := failuresTold(t, n, c)
+	if told["job.service"] == 0 || told["job.service"] > 8 || told["watched.service"] != 1 || len(told) != 2 {
+		t.Errorf("the journal tells of %v", told)
+	}
+}

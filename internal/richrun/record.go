@@ -6,8 +6,12 @@ import (
 	"time"
 )
 
-// RecordMax bounds what is read of a record: root in the container can write to it.
+// RecordMax bounds what is read of a record, in bytes: root in the container can write to it. What a launcher writes is less
+// (init/record.h).
 const RecordMax = 1 << 20
+
+// RestartsMax bounds an application's restarts inside (RESTARTS_MAX of init/app.h): that the last line can be read.
+const RestartsMax = 10_000
 
 // Run is one start of the application.
 type Run struct {
@@ -31,31 +35,41 @@ type Record struct {
 	Done   bool  // nothing will be started any more
 	Code   int   // of the container, once Done
 	DoneAt time.Time
-	Units  []string // watched units that have failed
+	Units  []string // units that have failed, once for each time, but UnitTimes for one at most
 	// UnitsFirst is how many of them failed before Done: others may have failed because of the shutdown.
 	UnitsFirst int
 }
 
-// RunsMax is how many starts a Record tells of.
-const RunsMax = 32
+// RunsMax is how many starts a Record tells of, UnitTimes how many failures of one unit, and UnitsMax of all.
+const (
+	RunsMax   = 32
+	UnitTimes = 8
+	UnitsMax  = 1024
+)
 
-// ParseRecord reads a record (init/launch.c). Whatever is no line of a launcher is left out: the container's root can
+// parser is a Record while it is read.
+type parser struct {
+	Record
+	times map[string]int // failures of each unit
+}
+
+// ParseRecord reads a record (init/record.h). Whatever is no line of a launcher is left out: the container's root can
 // write there, and lies to nobody but about itself.
 func ParseRecord(text []byte) Record {
-	var r Record
+	r := parser{times: map[string]int{}}
 	for line := range strings.Lines(string(text)) {
 		if !strings.HasSuffix(line, "\n") {
 			break // being written
 		}
 		r.line(strings.TrimSuffix(line, "\n"))
 	}
-	return r
+	return r.Record
 }
 
 // lineMax is more bytes than the longest line of a launcher has.
 const lineMax = wordMax + 64
 
-func (r *Record) line(line string) {
+func (r *parser) line(line string) {
 	if line == "" || len(line) > lineMax {
 		return
 	}
@@ -96,17 +110,18 @@ func numbers(words []string) (n [3]int64, ok bool) {
 	return n, true
 }
 
-func (r *Record) unit(name string) {
-	if len(r.Units) == RunsMax {
+func (r *parser) unit(name string) {
+	if len(r.Units) == UnitsMax || r.times[name] == UnitTimes {
 		return
 	}
+	r.times[name]++
 	r.Units = append(r.Units, name)
 	if !r.Done {
 		r.UnitsFirst++
 	}
 }
 
-// wordMax bounds a word of a record (LINE of init/launch.c), in bytes.
+// wordMax bounds a word of a record (RECORD_LINE of init/record.h), in bytes.
 const wordMax = 255
 
 // plain says whether a word is one that a launcher writes.
@@ -114,7 +129,7 @@ func plain(word string) bool {
 	return word != "" && len(word) <= wordMax && !strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-func (r *Record) add(run Run) {
+func (r *parser) add(run Run) {
 	r.Starts++
 	if len(r.Runs) == RunsMax {
 		r.Runs = r.Runs[1:]
@@ -122,7 +137,7 @@ func (r *Record) add(run Run) {
 	r.Runs = append(r.Runs, run)
 }
 
-func (r *Record) end(n int, how string, code int, at int64, oom bool) {
+func (r *parser) end(n int, how string, code int, at int64, oom bool) {
 	if len(r.Runs) == 0 {
 		return
 	}

@@ -11,7 +11,7 @@ func hostile() map[string][]byte {
 	fill := func(line string) []byte { return bytes.Repeat([]byte(line), RecordMax/len(line)) }
 	return map[string][]byte{
 		"one line": make([]byte, RecordMax), "short lines": fill("\n"), "long words": fill("unit " + strings.Repeat("x", 300) + "\n"),
-		"starts": fill("start 1 1 1\n"), "ends": fill("end 1 signal 9 1 oom\n"), "spaces": fill(strings.Repeat(" ", 255) + "\n"),
+		"starts": fill("start 1 1 1\n"), "units": fill("unit x\n"), "ends": fill("end 1 signal 9 1 oom\n"), "spaces": fill(strings.Repeat(" ", 255) + "\n"),
 	}
 }
 
@@ -30,7 +30,7 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add([]byte("start 1 10 5\nend 1 signal 9 7 oom\nstart 2 11 6\nfailed 3 2 execve\nunit a.service\ndone 3 8\nunit b\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r := ParseRecord(text)
-		if len(r.Runs) > RunsMax || len(r.Units) > RunsMax || r.UnitsFirst > len(r.Units) || r.Starts < len(r.Runs) || r.Code < 0 || r.Code > 255 {
+		if len(r.Runs) > RunsMax || len(r.Units) > UnitsMax || r.UnitsFirst > len(r.Units) || r.Starts < len(r.Runs) || r.Code < 0 || r.Code > 255 {
 			t.Errorf("%+v of %q", r, text)
 		}
 		for _, word := range r.Units {
