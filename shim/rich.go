@@ -35,7 +35,7 @@ const (
 	// readRest times as long as a look at the record took, the next one has to wait, and at most readRestMax: root in the container
 	// can make it long, and write to it for ever.
 	readRest    = 20
-	readRestMax = 500 * time.Millisecond
+	readRestMax = time.Second
 	// neverStartedCode stands for an application whose init ended well before it was started.
 	neverStartedCode = 255
 )
