@@ -128,6 +128,23 @@ func TestExec(t *testing.T) {
 		}
 		l.eventually("its children are gone", func() bool { return count() == len(before) })
 	})
+	t.Run("kill lets no parent go on without its child", func(t *testing.T) {
+		for i := range 30 {
+			id := fmt.Sprintf("order%d", i)
+			_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: id, Process: l.process("sh", "-c", "sh -c 'sleep 903; exit 0'; exit 0")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.eventually("the exec has its children", func() bool { pids, err := l.client.Pids(l.ctx, "c"); return err == nil && len(pids) >= 4 })
+			if err := l.client.KillExec(l.ctx, "c", id, uint32(unix.SIGKILL), true); err != nil {
+				t.Fatal(err)
+			}
+			if exit, err := l.client.Wait(l.ctx, "c", id); err != nil || exit.Code != 137 {
+				t.Fatalf("exec %d: %+v, %v", i, exit, err)
+			}
+			l.eventually("its children are gone", func() bool { pids, err := l.client.Pids(l.ctx, "c"); return err == nil && len(pids) == 1 })
+		}
+	})
 	t.Run("errors name the program and leave nothing", func(t *testing.T) {
 		for _, program := range []string{"no-such", "/bin/not-executable"} {
 			_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "bad", Process: l.process(program)})
