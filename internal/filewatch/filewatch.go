@@ -46,14 +46,15 @@ func New(log *logrus.Entry) (*Watcher, error) {
 // Close ends all watches.
 func (w *Watcher) Close() { _ = w.file.Close() }
 
-// Each calls changed after each write to the file, until Forget is called with the ID that it gives. changed must not block.
-// It is for files that only the kernel or the runtime write to.
+// Each calls changed after each write to the file and once it is gone, until Forget is called with the ID that it gives.
+// changed must not block. It is for files that only the kernel or the runtime write to.
 func (w *Watcher) Each(path string, changed func()) (ID, error) {
 	return w.add(path, watch{changed: changed}, unix.IN_MODIFY)
 }
 
-// Once calls changed after the next write to the file, unless Forget is called before with the ID that it gives: what is
-// written after it costs nobody anything until Once is called again. A file has one watch at a time. changed must not block.
+// Once calls changed after the next write to the file or once it is gone, unless Forget is called before with the ID that it
+// gives: what is written after it costs nobody anything until Once is called again. A file has one watch at a time. changed
+// must not block.
 func (w *Watcher) Once(path string, changed func()) (ID, error) {
 	return w.add(path, watch{changed: changed, once: true}, unix.IN_MODIFY|unix.IN_ONESHOT)
 }
@@ -124,11 +125,13 @@ func (w *Watcher) concerned(e *unix.InotifyEvent) (changed []func()) {
 		}
 		return changed
 	}
+	// The kernel takes a watch for one write away after it has told of it. Who sets it again in between is given the one that
+	// goes, and nothing more would come of it: the end of a watch counts as a write.
 	entry, ok := w.watches[e.Wd]
-	if !ok || e.Mask&unix.IN_MODIFY == 0 {
+	if !ok || e.Mask&(unix.IN_MODIFY|unix.IN_IGNORED) == 0 {
 		return nil
 	}
-	if entry.once {
+	if entry.once || e.Mask&unix.IN_IGNORED != 0 {
 		delete(w.watches, e.Wd)
 	}
 	return []func(){entry.changed}

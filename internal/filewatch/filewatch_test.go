@@ -1,8 +1,12 @@
 package filewatch
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,5 +162,46 @@ func TestWhatCannotBeWatched(t *testing.T) {
 	w.Close()
 	if id, err := w.Each(newFile(t).Name(), func() {}); err == nil || id != None {
 		t.Errorf("closed: %d, %v", id, err)
+	}
+}
+
+// A watch for one write that is set again while the kernel has still to take the last one away tells of the next write, too.
+func TestSetAgainAtOnce(t *testing.T) {
+	w, f, c := newWatcher(t), newFile(t), make(told, 100)
+	const rounds = 50_000
+	var seen atomic.Int64
+	go func() { // as a launcher does: it writes, and goes on when it likes
+		for size := range int64(rounds) {
+			for seen.Load() < size && !t.Failed() {
+				runtime.Gosched()
+			}
+			_, _ = f.WriteString("x")
+		}
+	}()
+	for seen.Load() < rounds {
+		if _, err := w.Once(f.Name(), c.tell); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen.Store(info.Size()); info.Size() < rounds {
+			c.await(t, fmt.Sprintf("a write after %d", info.Size()))
+		}
+	}
+}
+
+func TestTheFileGoes(t *testing.T) {
+	w, f, c := newWatcher(t), newFile(t), make(told, 1)
+	if _, err := w.Once(f.Name(), c.tell); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+		t.Fatal(err)
+	}
+	c.await(t, "that the file went")
+	if len(w.watches) != 0 {
+		t.Errorf("%d watches stay", len(w.watches))
 	}
 }
