@@ -1,6 +1,9 @@
 package harness
 
 import (
+	"errors"
+	"io/fs"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,8 +21,13 @@ func OwnCgroup(t testing.TB, n *Node) func(*runtime.PodSandboxConfig) {
 			c.Linux.CgroupParent = n.Name + "-" + uid + ".slice"
 		}
 		t.Cleanup(func() {
+			if n.Systemd { // it would make the folder again with the next slice beside it
+				if out, err := exec.Command("systemctl", "stop", c.Linux.CgroupParent).CombinedOutput(); err != nil {
+					t.Errorf("stop %s: %v, %s", c.Linux.CgroupParent, err, out)
+				}
+			}
 			for _, dir := range PodCgroups(t, n, c) {
-				if err := unix.Rmdir(dir); err != nil {
+				if err := unix.Rmdir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("remove cgroup %s: %v", dir, err)
 				}
 			}

@@ -130,6 +130,9 @@ func hooksAroundOneEnd(t *testing.T, n *harness.Node, m hookMachine, ref string,
 	}
 	c := p.Run(t, "app", image(ref, append([]string{"sh", "-c", app, "app"}, actions...)...), witnessed(dir), func(c *runtime.ContainerConfig) { c.Metadata.Attempt, c.WorkingDir = 2, "/usr" })
 	c.AwaitLine(t, boot, "up")
+	if end != nil {
+		c.AwaitLine(t, boot, "waiting") // it handles signals from then on
+	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -27,7 +27,7 @@ func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
 				c.Config.Env = append(c.Config.Env, "rich_mode=true", "rich_mode_launch_manner="+manner)
 			})
 			c := n.RunPod(t).Run(t, "app", probe(ref, "say=up", "wait", "exit=3"))
-			c.AwaitLine(t, boot, "up")
+			c.AwaitLine(t, boot, "waiting")
 			if got := c.Exec(t, "cat", "/proc/1/comm"); got != "systemd\n" && got != "init\n" {
 				t.Errorf("pid 1 is %s", got)
 			}
