@@ -22,8 +22,8 @@ import (
 
 // What is asked inside of a container for Units is bounded.
 const (
-	systemctlLimit     = 5 * time.Second
-	systemctlOutputMax = 1 << 20 // bytes
+	systemctlLimit     = 15 * time.Second // it takes 0.1 s of CPU time, of which a container can have been given very little
+	systemctlOutputMax = 1 << 20          // bytes
 	processesLimit     = 2 * time.Second
 	processesMax       = 512
 	problemMax         = 300 // bytes of a container's own words in an error

@@ -4,7 +4,7 @@
 #   VM_SUITE    integration (default), or integration/rich: then with the images systemd, trixie and forky, which have to be built
 #   VM_PAYLOAD  a script to run instead of the suite, for trying something out in the machine
 #   VM_ACCEL    kvm, where the host has hardware virtualisation (default: software emulation, which works everywhere)
-#   VM_TIMEOUT  seconds after which the machine is switched off (default 5400)
+#   VM_TIMEOUT  seconds after which the machine is switched off (default 7800)
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 main=$(cd "$here/../.." && pwd)
@@ -44,7 +44,7 @@ else
   {
     echo '#!/bin/bash'
     echo "export CRI_POUCH_TEST_ROOT=/payload CRI_POUCH_TEST_SLOW=10 HOME=/root CRI_POUCH_TEST_CGROUPS=${CRI_POUCH_TEST_CGROUPS:-}"
-    printf './integration.test -test.v -test.timeout 80m'
+    printf './integration.test -test.v -test.timeout 120m'
     printf ' %q' "$@"
     printf '\n'
   } >"$work/payload/run"
@@ -57,7 +57,7 @@ rm -r "$work/payload"
 : >"$work/out"
 accel=${VM_ACCEL:-tcg,thread=multi}
 echo "test-vm: booting (accel $accel)"
-timeout --kill-after=10 "${VM_TIMEOUT:-5400}" qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m 4096 -nodefaults -display none -no-reboot \
+timeout --kill-after=10 "${VM_TIMEOUT:-7800}" qemu-system-x86_64 -accel "$accel" -cpu max -smp 2 -m 4096 -nodefaults -display none -no-reboot \
   -kernel "$vm/vmlinuz" -initrd "$vm/initrd.img" \
   -append "root=/dev/vda rw console=ttyS0 quiet apparmor=1 security=apparmor panic=-1" \
   -drive "file=$vm/root.img,if=virtio,format=raw,snapshot=on" \
