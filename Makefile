@@ -158,7 +158,6 @@ ifeq ($(RICH),)
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart ./integration/quickstart
 	@$(BUILD)/quickstart -bin $(BIN) -cni-bin $(BUILD)/cni/bin $(QUICKSTART)
 else
-	@integration/scripts/deps.sh openssh-client
 	@integration/scripts/rich-images.sh example-$(RICH)
 	@$(GO) build -tags "$(TAGS)" -o $(BUILD)/quickstart-rich ./integration/quickstart/rich
 	@$(BUILD)/quickstart-rich -bin $(BIN) -cni-bin $(BUILD)/cni/bin -images $(BUILD)/rich -example examples/rich-$(RICH) $(QUICKSTART)
