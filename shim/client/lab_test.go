@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/shim/client"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -159,6 +160,14 @@ func (l *lab) makeRootfs() {
 		}
 	}
 	if err := os.MkdirAll(l.logs, 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	// The containers share the root filesystem, which those of a node never do: two of them would make this place at once.
+	place := filepath.Join(l.rootfs, hookrun.Launcher)
+	if err := os.MkdirAll(filepath.Dir(place), 0o755); err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.WriteFile(place, nil, 0o755); err != nil {
 		l.t.Fatal(err)
 	}
 	b, err := os.ReadFile("/bin/busybox")
