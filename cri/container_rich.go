@@ -129,6 +129,9 @@ func (s *Service) richInfo(rec model.Container) map[string]any {
 	if record.Done {
 		info["exitCode"] = record.Code
 	}
+	if p, err := richrun.ReadProgress(s.bundleDir(rec.ID)); err == nil && p.Because != "" {
+		info["endsBecauseOf"] = p.Because
+	}
 	return info
 }
 
@@ -149,6 +152,9 @@ func (s *Service) richEnd(rec model.Container) string {
 				said = append(said, fmt.Sprintf("the watched unit %s has failed", u))
 			}
 		}
+	}
+	if p, err := richrun.ReadProgress(bundle); err == nil && p.Because == richrun.LauncherLost {
+		said = append(said, "somebody inside has killed the launcher that ran the application")
 	}
 	if n := len(record.Runs); n > 0 && record.Runs[n-1].Failed != "" {
 		said = append(said, s.notStarted(rec.ID, record.Runs[n-1]))

@@ -205,6 +205,8 @@ static bool prepare(struct launcher *l, const char *path)
 		fprintf(stderr, "pouch-launch: %s: %s\n", l->app.record, strerror(errno));
 		return false;
 	}
+	if (l->record >= 0)
+		hold_record(l->record);
 	if (l->app.control && (l->control = open(l->app.control, O_RDWR | O_NONBLOCK | O_CLOEXEC)) < 0) {
 		fprintf(stderr, "pouch-launch: %s: %s\n", l->app.control, strerror(errno));
 		return false;

@@ -31,6 +31,16 @@ void note_line(int record, const char *format, ...)
 		fprintf(stderr, "pouch-launch: record: %s\n", strerror(errno));
 }
 
+void hold_record(int record)
+{
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(record, F_SETLK, &lock))
+		fprintf(stderr, "pouch-launch: lock the record: %s\n", strerror(errno));
+	else
+		note_line(record, "begin\n");
+}
+
 /* has_room says whether one failure more of the unit may be noted. */
 static bool has_room(const char *name)
 {

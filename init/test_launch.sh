@@ -7,7 +7,7 @@ touch "$work/record"
 # app FIELD...: writes the file that says what to run, with a record
 app() { printf '%s\0' 'pouch-app 1' "R$work/record" "$@" >"$work/app"; : >"$work/record"; }
 launched() { code "$work/launch" "$work/app"; }
-record() { sed -E 's/ [0-9]{16,}$//; s/^(start [0-9]+) .*/\1/' "$work/record" | paste -sd, ; }
+record() { sed -E 's/ [0-9]{16,}$//; s/^(start [0-9]+) .*/\1/; /^begin$/d' "$work/record" | paste -sd, ; }
 
 # The exact words, and nothing else.
 mkfifo "$work/fifo"
@@ -24,6 +24,7 @@ app a/usr/bin/python3 "a$work/show.py" "a$awkward" a "eOUT=$work/shown" "eZ=$awk
 is 0 "$(launched)" "a command with awkward words"
 printf '%s\0' "$awkward" '' -- EMPTY= LC_ALL=C.UTF-8 "OUT=$work/shown" "Z=$awkward" | cmp - "$work/shown" || fail "words or environment differ"
 is "start 1,end 1 exit 0,done 0" "$(record)" "the record"
+is begin "$(head -n 1 "$work/record")" "the first line of the record"
 
 # Exit codes, signals, what cannot be executed.
 app ash a-c 'aexit 42' ePATH=/bin;             is 42 "$(launched)" "an exit code"
@@ -72,6 +73,16 @@ begin "echo up >>$work/up; exit 6" 100000
 eventually grep -q '^end' "$work/record"
 echo 'stop 15' >"$work/control"
 c=0; wait "$pid" || c=$?; is 6 "$c" "a stop in the pause"
+# The lock is there while the launcher is, and no longer.
+locked() { python3 -c 'import fcntl,struct,sys
+f = open(sys.argv[1])
+sys.exit(struct.unpack("hhqqi4x", fcntl.fcntl(f, fcntl.F_GETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0)))[0] != fcntl.F_WRLCK)' "$work/record"; }
+begin "$trapping" 1
+eventually ups 1
+locked || fail "the record is not locked"
+kill -KILL "$pid"; wait "$pid" || true
+! locked || fail "the record of a killed launcher is locked"
+kill -KILL "$(awk '$1 == "start" {print $3}' "$work/record")"
 # What an init sends.
 begin "$trapping" 1
 eventually ups 1

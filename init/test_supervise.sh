@@ -59,4 +59,19 @@ S
 is 0 "$(code as_pid1 true)" "the namespace"
 is 7 "$(code python3 "$work/terminal.py" unshare --pid --fork --mount-proc setsid --ctty "$init" init python3 -c \
   'import os,sys; sys.exit(7 if os.tcgetpgrp(0) == os.getpgrp() and os.getsid(0) == os.getpid() else 8)')" "the terminal's owner"
+# A signal as early as it can come reaches the command: as soon as it is blocked, and so kept for the command.
+cat >"$work/early.py" <<'S'
+import os, signal, subprocess, sys
+for _ in range(200):
+    p = subprocess.Popen([sys.argv[1], "init", "sleep", "20"])
+    while True: # what it waits for it does not block (sigwaitinfo(2)): it has a child then
+        blocked = [l.split()[1] for l in open(f"/proc/{p.pid}/status") if l.startswith("SigBlk")][0]
+        if int(blocked, 16) >> 14 & 1 or open(f"/proc/{p.pid}/task/{p.pid}/children").read(): break
+    p.send_signal(signal.SIGTERM)
+    try: assert p.wait(5) == 143, p.returncode
+    except subprocess.TimeoutExpired:
+        p.kill()
+        sys.exit("an early signal is lost")
+S
+is 0 "$(code /usr/bin/python3 "$work/early.py" "$init")" "$(cat "$work/err") early signals"
 echo ok

@@ -16,7 +16,6 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
-	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 const (
@@ -48,17 +47,14 @@ type rich struct {
 	control *os.File
 	record  filewatch.ID
 	polls   bool          // the record cannot be watched
+	unread  bool          // it could not be read the last time
 	news    chan struct{} // the record has changed, or something else to look at
 	quit    chan struct{} // pid 1 has ended
 	over    sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	stopped bool   // by the client
-	all     bool   // not the application alone
-	byUnit  bool   // a watched unit's failure began the shutdown
-	oomSeen uint64 // kills in the container that did not end the application
-	oomRun  int    // number of the start that the OOM killer ended
+	mu       sync.Mutex
+	closed   bool
+	progress richrun.Progress
 }
 
 // newRich is nil for a plain container.
@@ -84,6 +80,7 @@ func (r *rich) start() (err error) {
 	if r.closed {
 		return fmt.Errorf("the init of container %s has ended: %w", r.c.id, errdefs.ErrFailedPrecondition)
 	}
+	r.save() // not what a start before this one has left
 	if r.control, err = openFIFO(filepath.Join(dir, richrun.ControlFIFO), unix.O_RDWR, false); err != nil {
 		return err
 	}
@@ -96,8 +93,8 @@ func (r *rich) start() (err error) {
 
 // run waits until the container is to end, and ends it.
 func (r *rich) run() {
-	record, rest := r.look()
-	for !r.finished(record) {
+	record, lost, rest := r.look()
+	for !lost && !r.finished(record) {
 		select {
 		case <-r.news:
 		case <-r.quit:
@@ -108,12 +105,33 @@ func (r *rich) run() {
 		case <-r.quit:
 			return
 		}
-		record, rest = r.look()
+		record, lost, rest = r.look()
 	}
 	r.mu.Lock()
-	r.byUnit = !record.Done && r.failedUnit(record)
+	r.progress.Because = r.because(record, lost)
+	r.save()
 	r.mu.Unlock()
 	r.shutDown()
+}
+
+// because says why the container is to end.
+func (r *rich) because(record richrun.Record, lost bool) richrun.Because {
+	switch {
+	case record.Done:
+		return richrun.ApplicationEnded
+	case r.failedUnit(record):
+		return richrun.UnitFailed
+	case lost:
+		return richrun.LauncherLost
+	}
+	return richrun.StopAsked
+}
+
+// save keeps the progress on tmpfs.
+func (r *rich) save() {
+	if err := r.progress.Write(r.c.bundle); err != nil {
+		r.c.log.WithError(err).Error("others do not know how far the container is")
+	}
 }
 
 // arm has the next write to the record told, and only that: a loop inside that writes to it must not cost the shim anything
@@ -123,8 +141,9 @@ func (r *rich) arm() (err error) {
 	return err
 }
 
-// look gives the record, after which news of it come again, and how long to wait before the next look.
-func (r *rich) look() (richrun.Record, time.Duration) {
+// look gives the record, after which news of it come again, whether its launcher has been killed, and how long to wait before
+// the next look.
+func (r *rich) look() (record richrun.Record, lost bool, rest time.Duration) {
 	begun := time.Now()
 	if err := r.arm(); err != nil {
 		if !r.polls {
@@ -132,27 +151,33 @@ func (r *rich) look() (richrun.Record, time.Duration) {
 		}
 		r.polls = true
 		signal(r.news)
-		return r.read(), readRestMax
+		record, lost = r.read()
+		return record, lost, readRestMax
 	}
-	record := r.read()
-	return record, min(readRest*time.Since(begun), readRestMax)
+	record, lost = r.read()
+	if r.unread {
+		return record, lost, readRestMax
+	}
+	return record, lost, min(readRest*time.Since(begun), readRestMax)
 }
 
-// read gives the record. One that cannot be read has nothing in it: it is on tmpfs.
-func (r *rich) read() richrun.Record {
-	record, err := richrun.ReadRecord(r.c.bundle)
-	if err != nil {
+// read gives the record, and whether its launcher has been killed. A record that cannot be read has nothing in it: it is on
+// tmpfs, and only root inside can be the reason, by a lease for instance (fcntl(2)).
+func (r *rich) read() (richrun.Record, bool) {
+	record, lost, err := richrun.ReadLiveRecord(r.c.bundle)
+	if err != nil && !r.unread {
 		r.c.log.WithError(err).Error("the launcher's record")
 	}
+	r.unread = err != nil
 	r.accountOOM(record)
-	return record
+	return record, lost
 }
 
 // finished says whether nothing more is to be waited for: the application is done, a watched unit has failed, or the client
 // wants an end of all, or of the application before there was one.
 func (r *rich) finished(record richrun.Record) bool {
 	r.mu.Lock()
-	stopped, all := r.stopped, r.all
+	stopped, all := r.progress.Stopped, r.progress.All
 	r.mu.Unlock()
 	_, running := record.Running()
 	return record.Done || r.failedUnit(record) || all || stopped && !running
@@ -172,13 +197,25 @@ func (r *rich) stop(s unix.Signal, all bool) error {
 	if r.control == nil {
 		return fmt.Errorf("container %s has not been started: %w", r.c.id, errdefs.ErrFailedPrecondition)
 	}
-	r.stopped, r.all = true, r.all || all
+	r.progress.Stopped, r.progress.All = true, r.progress.All || all
+	r.save()
 	defer signal(r.news)
-	// A FIFO that is full has stops enough in it: the launcher is not there to read them.
-	if _, err := fmt.Fprintf(r.control, "stop %d\n", s); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	// A FIFO that is full has stops enough in it, or root inside has filled it: nobody waits for that.
+	if err := writeNow(r.control, fmt.Sprintf("stop %d\n", s)); err != nil && !errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("stop the application of container %s: %w", r.c.id, err)
 	}
 	return nil
+}
+
+// writeNow writes what there is room for at once: EAGAIN says that there is none. os.File would wait for it.
+func writeNow(f *os.File, text string) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var writeErr error
+	err = raw.Control(func(fd uintptr) { _, writeErr = unix.Write(int(fd), []byte(text)) })
+	return errors.Join(err, writeErr)
 }
 
 // shutDown makes the init end its services and itself; past the timeout everything is killed.
@@ -247,72 +284,5 @@ func (r *rich) close() {
 	r.c.s.files.Forget(r.record)
 	if r.control != nil {
 		_ = r.control.Close()
-	}
-}
-
-// exit gives the application's end in place of pid 1's.
-func (r *rich) exit(init ending) ending {
-	record := r.read()
-	r.mu.Lock()
-	stopped, byUnit, oomRun, oomSeen := r.stopped, r.byUnit, r.oomRun, r.oomSeen
-	r.mu.Unlock()
-	end := ending{Exit: task.Exit{ExitedAt: init.ExitedAt}, endedAt: init.ExitedAt}
-	struck := init.OOMKilled && init.Code == 128+uint32(unix.SIGKILL) && !r.c.killed.Load() && r.c.s.oom.count(r.c) > oomSeen
-	last := richrun.Run{}
-	if n := len(record.Runs); n > 0 {
-		last = record.Runs[n-1]
-	}
-	switch {
-	case byUnit:
-		end.Code = unitFailedCode
-	case record.Done:
-		end.Code = uint32(record.Code)
-	case last.Ended:
-		end.Code = uint32(last.Code)
-	case last.N > 0: // it went with pid 1
-		end.Code, end.signal = 128+uint32(unix.SIGKILL), unix.SIGKILL
-	case stopped:
-		end.Code, end.signal = 128+uint32(unix.SIGTERM), unix.SIGTERM
-	case init.Code != 0:
-		end.Code, end.signal = init.Code, init.signal
-	default:
-		end.Code = neverStartedCode
-	}
-	if last.Ended && end.Code == uint32(last.Code) {
-		end.signal, end.endedAt = unix.Signal(last.Signal), last.EndedAt
-	}
-	end.OOMKilled = last.N > 0 && last.Signal == int(unix.SIGKILL) && (last.OOM || oomRun == last.N) ||
-		struck && !record.Done && !last.Ended // the init itself, and the application went with it
-	return end
-}
-
-// struck notes that the OOM killer ended a process of the container. An application that still runs a while later was not
-// the one.
-func (r *rich) struck() {
-	time.AfterFunc(oomSettle, func() {
-		record, err := richrun.ReadRecord(r.c.bundle)
-		run, running := record.Running()
-		if err != nil || !running || r.dying(run.PID) {
-			return
-		}
-		kills := r.c.s.oom.count(r.c)
-		r.mu.Lock()
-		r.oomSeen = kills
-		r.mu.Unlock()
-	})
-}
-
-// accountOOM finds out whether the OOM killer ended the application. Where that has a cgroup of its own its launcher knows;
-// elsewhere a kill that nobody else accounts for counts as its, if it died of SIGKILL.
-func (r *rich) accountOOM(record richrun.Record) {
-	if len(record.Runs) == 0 {
-		return
-	}
-	last := record.Runs[len(record.Runs)-1]
-	kills := r.c.s.oom.count(r.c)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if last.Signal == int(unix.SIGKILL) && kills > r.oomSeen {
-		r.oomRun, r.oomSeen = last.N, kills
 	}
 }

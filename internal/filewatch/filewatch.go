@@ -52,11 +52,11 @@ func (w *Watcher) Each(path string, changed func()) (ID, error) {
 	return w.add(path, watch{changed: changed}, unix.IN_MODIFY)
 }
 
-// Once calls changed after the next write to the file or once it is gone, unless Forget is called before with the ID that it
-// gives: what is written after it costs nobody anything until Once is called again. A file has one watch at a time. changed
-// must not block.
+// Once calls changed after the next write to the file, when somebody who may write to it has closed it, or once it is gone,
+// unless Forget is called before with the ID that it gives: what happens after it costs nobody anything until Once is called
+// again. A file has one watch at a time. changed must not block.
 func (w *Watcher) Once(path string, changed func()) (ID, error) {
-	return w.add(path, watch{changed: changed, once: true}, unix.IN_MODIFY|unix.IN_ONESHOT)
+	return w.add(path, watch{changed: changed, once: true}, unix.IN_MODIFY|unix.IN_CLOSE_WRITE|unix.IN_ONESHOT)
 }
 
 func (w *Watcher) add(path string, entry watch, mask uint32) (ID, error) {
@@ -128,7 +128,7 @@ func (w *Watcher) concerned(e *unix.InotifyEvent) (changed []func()) {
 	// The kernel takes a watch for one write away after it has told of it. Who sets it again in between is given the one that
 	// goes, and nothing more would come of it: the end of a watch counts as a write.
 	entry, ok := w.watches[e.Wd]
-	if !ok || e.Mask&(unix.IN_MODIFY|unix.IN_IGNORED) == 0 {
+	if !ok || e.Mask&(unix.IN_MODIFY|unix.IN_CLOSE_WRITE|unix.IN_IGNORED) == 0 {
 		return nil
 	}
 	if entry.once || e.Mask&unix.IN_IGNORED != 0 {

@@ -30,6 +30,7 @@ type Run struct {
 
 // Record is what the launcher has done so far.
 type Record struct {
+	Begun  bool  // a launcher has the record locked, or had
 	Runs   []Run // the last RunsMax of them
 	Starts int   // of all
 	Done   bool  // nothing will be started any more
@@ -79,6 +80,8 @@ func (r *parser) line(line string) {
 	case kind == "unit" && len(words) == 1 && plain(words[0]):
 		r.unit(words[0])
 	case r.Done:
+	case kind == "begin" && len(words) == 0:
+		r.Begun = true
 	case kind == "start" && len(words) == 3:
 		if n, ok := numbers(words); ok {
 			r.add(Run{N: int(n[0]), PID: int(n[1]), StartedAt: time.Unix(0, n[2])})

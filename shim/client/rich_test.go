@@ -328,3 +328,47 @@ func TestPlansThatTheShimRefuses(t *testing.T) {
 	}
 	l.gone("no-fifo")
 }
+
+// Root inside can fill the FIFO that tells the launcher what to do.
+func TestAStopDoesNotWaitForTheLauncher(t *testing.T) {
+	l := newLab(t)
+	r := l.richly("full", "trap 'exit 0' USR2; "+forever, "exit 0", nil)
+	l.run(r)
+	control, err := os.OpenFile(filepath.Join(r.Bundle, richrun.Dir, richrun.ControlFIFO), os.O_RDWR|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	if err := control.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = control.Write(make([]byte, 4096))
+	}
+	l.stop("full")
+	if exit := l.finish("full"); exit.Code != 143 {
+		t.Errorf("%+v", exit)
+	}
+}
+
+// An init without a service that restarts it would live on over an application that is gone, or that nobody knows the end of.
+func TestTheLaunchersDeathEndsTheContainer(t *testing.T) {
+	l := newLab(t)
+	for id, app := range map[string]string{
+		"lost":          "echo runs; kill -KILL $PPID; " + forever,
+		"lost-at-start": "kill -KILL $PPID; exit 3",
+	} {
+		r := l.richly(id, service+forever, app, nil)
+		l.run(r)
+		if exit := l.finish(id); exit.Code != 137 || exit.OOMKilled {
+			t.Errorf("%s: %+v", id, exit)
+		}
+		if p, err := richrun.ReadProgress(r.Bundle); err != nil || p.Because != richrun.LauncherLost {
+			t.Errorf("%s: %+v, %v", id, p, err)
+		}
+		said, err := os.ReadFile(filepath.Join(l.state, "bundles", id, richrun.InitLog))
+		if err != nil || string(said) != "init begins\ninit ends\n" {
+			t.Errorf("%s: the init said %q, %v", id, said, err)
+		}
+	}
+}
