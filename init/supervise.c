@@ -72,15 +72,39 @@ static void give_up_terminal(void)
 		;
 }
 
-static void run(char **argv, const sigset_t *mask)
+/* run becomes the command. Closing ready tells that its session is there. */
+static void run(char **argv, const sigset_t *mask, int ready)
 {
 	setsid();
+	close(ready);
 	if (isatty(STDIN_FILENO))
 		ioctl(STDIN_FILENO, TIOCSCTTY, 0);
 	sigprocmask(SIG_SETMASK, mask, NULL);
 	execvp(argv[0], argv);
 	fprintf(stderr, "pouch-init: %s: %s\n", argv[0], strerror(errno));
 	_exit(errno == ENOENT ? 127 : 126);
+}
+
+/* start starts the command; -1: that failed. It comes back when the session is there: a signal for it before that would reach
+ * nobody. */
+static pid_t start(char **argv, const sigset_t *mask)
+{
+	int ready[2];
+	pid_t command;
+	char c;
+
+	if (pipe2(ready, O_CLOEXEC))
+		return -1;
+	command = fork();
+	if (!command) {
+		close(ready[0]);
+		run(argv, mask, ready[1]);
+	}
+	close(ready[1]);
+	while (command > 0 && read(ready[0], &c, 1) < 0 && errno == EINTR)
+		;
+	close(ready[0]);
+	return command;
 }
 
 /* ended reaps all zombies there are and says whether the command is among them. */
@@ -111,13 +135,11 @@ int supervise(int argc, char **argv)
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 	give_up_terminal();
-	command = fork();
+	command = start(argv, &before);
 	if (command < 0) {
 		perror("pouch-init: fork");
 		return 126;
 	}
-	if (!command)
-		run(argv, &before);
 	for (;;) {
 		signal = sigwaitinfo(&all, NULL);
 		if (signal == SIGCHLD) {
