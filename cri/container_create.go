@@ -181,8 +181,7 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 			return out, fmt.Errorf("make log directory of container %s: %w", rec.ID, err)
 		}
 	}
-	dir := s.bundleDir(rec.ID)
-	steps.Add("remove bundle", func(context.Context) error { return os.RemoveAll(dir) })
+	steps.Add("remove bundle", func(context.Context) error { return s.removeBundle(rec.ID) })
 	plain, err := plainSpec(rec, out.Spec)
 	if err != nil {
 		return out, err
@@ -204,7 +203,7 @@ func (s *Service) undoContainer(ctx context.Context, id string, steps *undo.Stac
 			if err := s.Rootfs.Remove(ctx, id); err != nil {
 				return err
 			}
-			return os.RemoveAll(s.bundleDir(id))
+			return s.removeBundle(id)
 		})
 	}
 }

@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -51,7 +50,7 @@ func (s *Service) removeContainer(ctx context.Context, c *container) error {
 			return err
 		}
 		failpoint.Hit("container.remove-rootfs")
-		if err := os.RemoveAll(s.bundleDir(c.id)); err != nil {
+		if err := s.removeBundle(c.id); err != nil {
 			return fmt.Errorf("remove bundle of container %s: %w", c.id, err)
 		}
 		s.index.dropContainer(c.id)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -65,12 +66,34 @@ func (s *Service) enrich(sb model.Sandbox, rec model.Container, rootfs string, c
 			r.GIDs = append(r.GIDs, richcontainer.IDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Length: m.Length})
 		}
 	}
+	if choice.Mode != richcontainer.DumbInit { // which shares nothing
+		if err := makeRichFolder(bundle); err != nil {
+			return err
+		}
+	}
 	prepared, err := s.Rich.Prepare(r)
 	if err != nil {
 		return fmt.Errorf("container %q: %w", rec.Config.Name, err)
 	}
 	out.StopSignal = prepared.StopSignal
 	return s.writeApp(bundle, prepared.Process)
+}
+
+// Bounds of the folder that a container with a real init shares with its shim: root inside may write to the record there. Most
+// of the room is for units and the command, which have bounds of their own.
+const (
+	richFolderBytes = 32 << 20
+	richFolderFiles = 16 << 10
+)
+
+func makeRichFolder(bundle string) error {
+	if err := os.MkdirAll(bundle, 0o700); err != nil {
+		return fmt.Errorf("make bundle: %w", err)
+	}
+	if err := mountpoint.Tmpfs(filepath.Join(bundle, richrun.Dir), richFolderBytes, richFolderFiles, 0o755); err != nil {
+		return fmt.Errorf("make folder of a rich container: %w", err)
+	}
+	return nil
 }
 
 // writeApp keeps the application's process for exec, which is to have its environment and user.

@@ -130,5 +130,5 @@ func (s *Service) endHolder(ctx context.Context, sb *sandbox) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("end holder of the pid namespace of sandbox %s: %w", sb.id, err)
 	}
-	return os.RemoveAll(s.bundleDir(sb.id))
+	return s.removeBundle(sb.id)
 }

@@ -239,7 +239,7 @@ func (s *Service) removeOrphan(id string, held map[string]task.Info) {
 		if err := s.Rootfs.Remove(ctx, id); err != nil {
 			return err
 		}
-		return os.RemoveAll(s.bundleDir(id))
+		return s.removeBundle(id)
 	})
 }
 
@@ -287,7 +287,11 @@ func (s *Service) attachedPods(cut []*sandbox) []network.Pod {
 
 // sweepState removes bundles and exec folders that belong to nothing any more.
 func (s *Service) sweepState() {
-	for _, dir := range []string{"containers", "exec"} {
+	removers := map[string]func(name string) error{
+		"containers": s.removeBundle,
+		"exec":       func(name string) error { return os.RemoveAll(filepath.Join(s.StateDir, "exec", name)) },
+	}
+	for dir, remove := range removers {
 		entries, err := os.ReadDir(filepath.Join(s.StateDir, dir))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.Log.WithError(err).Warn("cannot sweep the state folder")
@@ -295,8 +299,11 @@ func (s *Service) sweepState() {
 		for _, e := range entries {
 			_, cErr := s.index.container(e.Name())
 			_, sErr := s.index.sandbox(e.Name())
-			if cErr != nil && sErr != nil {
-				_ = os.RemoveAll(filepath.Join(s.StateDir, dir, e.Name()))
+			if cErr == nil || sErr == nil {
+				continue
+			}
+			if err := remove(e.Name()); err != nil {
+				s.Log.WithError(err).Warn("cannot sweep the state folder")
 			}
 		}
 	}

@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/hooks"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -107,4 +110,13 @@ func (s *Service) knownHandler(name string) bool {
 // bundleDir is where a container's OCI bundle stands.
 func (s *Service) bundleDir(id string) string {
 	return filepath.Join(s.StateDir, "containers", id)
+}
+
+// removeBundle removes it, with the mount in that of a rich container; what is already gone is no error.
+func (s *Service) removeBundle(id string) error {
+	dir := s.bundleDir(id)
+	if err := mountpoint.Clear(filepath.Join(dir, richrun.Dir)); err != nil {
+		return err
+	}
+	return os.RemoveAll(dir)
 }

@@ -155,6 +155,12 @@ func TestWhatIsMountedHow(t *testing.T) {
 			t.Errorf("it says %q", got)
 		}
 	})
+	t.Run("the pod's files have a bound", func(t *testing.T) { // they are on the node's tmpfs, which everything there needs
+		got := see(t, "for f in hosts resolv.conf hostname; do head -c 8000000 /dev/zero 2>/dev/null >>/etc/$f || echo $f is full; done", func(*runtime.LinuxContainerSecurityContext, *runtime.ContainerConfig) {})
+		if got != "hosts is full\nresolv.conf is full\nhostname is full" {
+			t.Errorf("it says %q", got)
+		}
+	})
 	t.Run("read-only root", func(t *testing.T) {
 		if got := see(t, "touch /x 2>/dev/null || echo refused", func(s *runtime.LinuxContainerSecurityContext, _ *runtime.ContainerConfig) { s.ReadonlyRootfs = true }); got != "refused" {
 			t.Errorf("it says %q", got)

@@ -15,10 +15,41 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
 
 // nodeFileMax bounds what is taken over of the node's files, in bytes.
 const nodeFileMax = 1 << 20
+
+// Bounds of a pod's folder. Containers may write to the files in it: there is room for what the node's files have, and for one
+// that is being written.
+const (
+	folderBytes = 4 << 20
+	folderFiles = 16
+)
+
+// makeFolder makes the folder of a sandbox, unless it is there.
+func (m *Manager) makeFolder(id string) error {
+	if err := os.MkdirAll(m.o.sandboxesDir(), 0o711); err != nil {
+		return err
+	}
+	return mountpoint.Tmpfs(filepath.Join(m.o.sandboxesDir(), id), folderBytes, folderFiles, 0o711)
+}
+
+// dropFolder removes the folder of a sandbox if there is nothing in it any more: files and /dev/shm go one after the other.
+func (m *Manager) dropFolder(id string) error {
+	dir := filepath.Join(m.o.sandboxesDir(), id)
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) > 0 {
+		return ignoreAbsent(err)
+	}
+	if err := mountpoint.Clear(dir); err != nil {
+		return err
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("remove folder of sandbox %s: %w", id, err)
+	}
+	return nil
+}
 
 // Files gives the paths of the pod's files, whether they exist or not.
 func (m *Manager) Files(sandboxID string) Files {
@@ -41,8 +72,7 @@ func (m *Manager) WriteFiles(ctx context.Context, pod Pod, a Attachment) (Files,
 		return Files{}, err
 	}
 	defer unlock()
-	dir := filepath.Join(m.o.sandboxesDir(), pod.ID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := m.makeFolder(pod.ID); err != nil {
 		return Files{}, fmt.Errorf("make folder of sandbox %s: %w", pod.ID, err)
 	}
 	for path, text := range content {
@@ -69,10 +99,7 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 	for _, path := range []string{files.Hosts, files.ResolvConf, files.Hostname} {
 		errs = append(errs, ignoreAbsent(os.Remove(path)), ignoreAbsent(os.Remove(path+partial)))
 	}
-	// The folder goes with the last thing in it: that is the tmpfs when files are removed before the pins.
-	if err := unix.Rmdir(filepath.Dir(files.Hosts)); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTEMPTY) {
-		errs = append(errs, err)
-	}
+	errs = append(errs, m.dropFolder(sandboxID))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove files of sandbox %s: %w", sandboxID, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
 
 // kind is one of the namespaces that a pod has; its name is that of the file under /proc/PID/ns and of the pin.
@@ -148,23 +149,10 @@ func (m *Manager) unpin(id string) error {
 
 // unpinFile unmounts and removes a pin. Copies of the mount that other mount namespaces may have go with the file.
 func unpinFile(path string) error {
-	if err := unmountAll(path); err != nil {
+	if err := mountpoint.Clear(path); err != nil {
 		return err
 	}
 	return ignoreAbsent(os.Remove(path))
-}
-
-// unmountAll takes away all mounts on path, of which a daemon killed at the wrong time may have left several.
-func unmountAll(path string) error {
-	for {
-		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
-		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-			return nil // no mount
-		}
-		if err != nil {
-			return fmt.Errorf("unmount %s: %w", path, err)
-		}
-	}
 }
 
 func ignoreAbsent(err error) error {
@@ -207,7 +195,7 @@ func unshareNSDir(dir string) error {
 	if err != nil || len(entries) > 0 {
 		return ignoreAbsent(err)
 	}
-	return unmountAll(dir)
+	return mountpoint.Clear(dir)
 }
 
 // checkPod refuses what cannot be done, before anything is; it gives the pod's sysctls.

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
 
 var userIDs = []IDMapping{{ContainerID: 0, HostID: 300000, Length: 65536}}
@@ -261,8 +263,8 @@ func TestPinStartsAnewFromWhatAKilledDaemonLeft(t *testing.T) {
 	}
 	for what, cut := range map[string]func(){
 		"a pin is missing":      func() { must(t, unpinFile(ns.UTS)) },
-		"a pin is a plain file": func() { must(t, unmountAll(ns.Net)) },
-		"the tmpfs is missing":  func() { must(t, unmountAll(n.Shm(pod))) },
+		"a pin is a plain file": func() { must(t, mountpoint.Clear(ns.Net)) },
+		"the tmpfs is missing":  func() { must(t, mountpoint.Clear(n.Shm(pod))) },
 		"a pin is there twice":  func() { must(t, unix.Mount(ns.IPC, ns.IPC, "", unix.MS_BIND, "")); must(t, unpinFile(ns.UTS)) },
 	} {
 		cut()

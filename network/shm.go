@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
 
 // shmSize is the size of a pod's /dev/shm in bytes, what containers have had everywhere.
@@ -25,7 +27,11 @@ func (m *Manager) shmDir(id string) string { return filepath.Join(m.o.sandboxesD
 // mountShm mounts the tmpfs; in a user namespace it belongs to the pod's root.
 func (m *Manager) mountShm(pod Pod) error {
 	dir := m.shmDir(pod.ID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	err := m.makeFolder(pod.ID)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o711)
+	}
+	if err != nil {
 		return fmt.Errorf("make /dev/shm of sandbox %s: %w", pod.ID, err)
 	}
 	uid, gid, err := owner(pod)
@@ -43,15 +49,13 @@ func (m *Manager) mountShm(pod Pod) error {
 // mount, nothing in it would be touched.
 func (m *Manager) unmountShm(id string) error {
 	dir := m.shmDir(id)
-	if err := unmountAll(dir); err != nil {
+	if err := mountpoint.Clear(dir); err != nil {
 		return err
 	}
 	if err := ignoreAbsent(os.Remove(dir)); err != nil {
 		return err
 	}
-	// The folder around it goes when there are no files of the pod (yet, or any more).
-	_ = unix.Rmdir(filepath.Dir(dir))
-	return nil
+	return m.dropFolder(id)
 }
 
 // owner gives the host's IDs of the pod's root.

@@ -1,6 +1,7 @@
 package richcontainer
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,13 +19,13 @@ type folder struct {
 	err      error
 }
 
-// newFolder makes the folder in a bundle, which is made too.
+// newFolder makes the folder in a bundle, which is made too. The folder may be there, empty: a filesystem of its own.
 func newFolder(r Request) (*folder, error) {
 	f := &folder{dir: filepath.Join(r.Bundle, richrun.Dir), uid: hostID(r.UIDs, 0), gid: hostID(r.GIDs, 0)}
 	if err := os.MkdirAll(r.Bundle, 0o700); err != nil {
 		return nil, fmt.Errorf("make bundle: %w", err)
 	}
-	if err := os.Mkdir(f.dir, 0o755); err != nil {
+	if err := os.Mkdir(f.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("make folder of a rich container: %w", err)
 	}
 	return f, nil
