@@ -24,6 +24,9 @@ func (c *container) remove(ctx context.Context) error {
 			}
 		}
 	}
+	if err := c.tree.Prune(ctx); err != nil { // which libcontainer cannot, where the paths are too long
+		return fmt.Errorf("delete container %s: %w", c.id, err)
+	}
 	if err := c.lc.Destroy(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}

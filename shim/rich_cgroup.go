@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -100,6 +101,9 @@ func (c *container) makeOuter(config *configs.Config, s *standIn) (string, error
 	if err := s.stepAside(outer.Path("")); err != nil {
 		return "", err
 	}
+	if err := bound(outer.Path("")); err != nil {
+		return "", err
+	}
 	inner, m, err := innerOf(outer, config)
 	if err == nil {
 		err = m.Apply(-1)
@@ -112,6 +116,22 @@ func (c *container) makeOuter(config *configs.Config, s *standIn) (string, error
 	}
 	config.Cgroups = inner
 	return m.Path(""), nil
+}
+
+// Bounds of the cgroups that an init may make. systemd has one for each unit.
+const (
+	maxDescendants = 4096
+	maxDepth       = 32
+)
+
+// bound keeps what an init makes small enough for those who look through it: the OOM watch, stats, the end.
+func bound(folder string) error {
+	for file, value := range map[string]int{"cgroup.max.descendants": maxDescendants, "cgroup.max.depth": maxDepth} {
+		if err := os.WriteFile(filepath.Join(folder, file), []byte(strconv.Itoa(value)), 0); err != nil {
+			return fmt.Errorf("bound cgroup: %w", err)
+		}
+	}
+	return nil
 }
 
 // innerOf describes the cgroup below an outer one; systemd knows nothing of it.

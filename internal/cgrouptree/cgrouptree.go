@@ -55,17 +55,8 @@ func (t Tree) Pids() ([]int, error) {
 
 func pidsBelow(root string) ([]int, error) {
 	var pids []int
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil
-			}
-			return err
-		}
-		if !e.IsDir() {
-			return nil
-		}
-		b, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
+	err := walk(root, visitor{enter: func(dir *os.File) error {
+		b, err := readIn(dir, "cgroup.procs")
 		// ENODEV: removed since. EOPNOTSUPP: a threaded cgroup, its processes stand in its domain.
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
 			return nil
@@ -79,8 +70,8 @@ func pidsBelow(root string) ([]int, error) {
 			}
 		}
 		return nil
-	})
-	if err != nil {
+	}})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("list processes of cgroup %s: %w", root, err)
 	}
 	return pids, nil
@@ -165,11 +156,13 @@ func (t Tree) Kill(ctx context.Context) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	if p, ok := t.v2(); ok {
-		// Linux 5.14; kills forks in progress too. The loop below serves older kernels and waits for the end.
-		_ = os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0)
-	}
 	return t.killAllBut(ctx, 0)
+}
+
+// killV2 has the kernel kill a tree of cgroup v2 (Linux 5.14), forks in progress too; false: it cannot.
+func (t Tree) killV2() bool {
+	p, ok := t.v2()
+	return ok && os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0) == nil
 }
 
 // KillBut is Kill for all processes but one, which may be what reaps the others.
@@ -197,7 +190,10 @@ func (t Tree) killAllBut(ctx context.Context, keep int) error {
 		if len(pids) == 0 {
 			return nil
 		}
-		t.killPass(pids, keep)
+		// By number only where it must be: the list of many processes is old when its end is come to.
+		if keep != 0 || !t.killV2() {
+			t.killPass(pids, keep)
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d processes of cgroup %s do not die, the first is %d: %w", len(pids), t.list(), pids[0], ctx.Err())
@@ -240,15 +236,26 @@ func (t Tree) Remove(ctx context.Context) error {
 	var errs []error
 	for _, p := range t {
 		if p != "" {
-			errs = append(errs, removeBelow(ctx, p))
+			errs = append(errs, untilDone(ctx, p, removeOnce))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeBelow(ctx context.Context, root string) error {
+// Prune removes what is below an empty tree, as Remove does.
+func (t Tree) Prune(ctx context.Context) error {
+	var errs []error
+	for _, p := range t {
+		if p != "" {
+			errs = append(errs, untilDone(ctx, p, pruneOnce))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func untilDone(ctx context.Context, root string, remove func(root string) error) error {
 	for {
-		err := removeOnce(root)
+		err := remove(root)
 		if err == nil {
 			return nil
 		}
@@ -262,23 +269,27 @@ func removeBelow(ctx context.Context, root string) error {
 
 // removeOnce removes the deepest folders first. It uses rmdir only: the files in a cgroup cannot be unlinked.
 func removeOnce(root string) error {
-	var dirs []string
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err == nil && e.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return err
-	})
-	if err != nil {
+	if err := pruneOnce(root); err != nil {
 		return err
 	}
-	for _, d := range slices.Backward(dirs) {
-		if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
-			return err
-		}
+	if err := unix.Rmdir(root); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
+}
+
+func pruneOnce(root string) error {
+	err := walk(root, visitor{
+		enter: func(*os.File) error { return nil },
+		leave: func(parent *os.File, name string) error {
+			if err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {
+				return err
+			}
+			return nil
+		},
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
