@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -18,6 +17,10 @@ import (
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
+
+// slotHint is how long an exec keeps its place among the starts of the node: they bound the use of CPUs, and what takes longer
+// waits for something else.
+const slotHint = 2 * time.Second
 
 // execution is a further process of a container, from Exec to Delete.
 type execution struct {
@@ -98,11 +101,6 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 			err = fmt.Errorf("exec in container %s: %w", e.c.id, err)
 		}
 	}()
-	releaseSlot, err := e.c.s.slot(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer releaseSlot()
 	release, err := e.c.take(ctx)
 	if err != nil {
 		return 0, err
@@ -111,6 +109,14 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 		release()
 		return 0, err
 	}
+	releaseSlot, err := e.c.s.slot(ctx) // in its turn only: a container that hangs must not keep others' slots
+	if err != nil {
+		release()
+		return 0, err
+	}
+	releaseSlot = sync.OnceFunc(releaseSlot)
+	defer time.AfterFunc(slotHint, releaseSlot).Stop()
+	defer releaseSlot()
 	after, err := within(createLimit, "exec", e.killLate, func() error { return e.c.s.launched(e.launch) })
 	select {
 	case <-after:
@@ -129,17 +135,6 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 		return 0, errors.Join(fmt.Errorf("the caller gave up: %w", ctx.Err()), err)
 	}
 	return e.process.pid, nil
-}
-
-// enter starts a further process in the container. Its init is kept meanwhile: libcontainer finds the namespaces by the init's
-// pid, and by that of another process would enter that one's.
-func (c *container) enter(lp *libcontainer.Process) error {
-	release, err := c.init.keep()
-	if err != nil {
-		return err
-	}
-	defer release()
-	return c.blame(c.lc.Start(lp))
 }
 
 func (e *execution) launch() error {
