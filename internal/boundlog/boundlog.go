@@ -2,6 +2,7 @@
 package boundlog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -58,17 +59,27 @@ func (f *File) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.size > 0 && f.size+int64(len(p)) > f.limit {
-		if err := os.Rename(f.path, f.path+".1"); err == nil {
-			old := f.file
-			if err := f.open(); err != nil {
-				return 0, err
-			}
-			old.Close()
+		if err := f.rotate(); err != nil {
+			return 0, err
 		}
 	}
 	n, err := f.file.Write(p)
 	f.size += int64(n)
 	return n, err
+}
+
+// rotate begins a new file. Where that fails nothing is written until it succeeds: the bound counts for more.
+func (f *File) rotate() error {
+	// That the file is not there: it was renamed, and the new one could not be opened.
+	if err := os.Rename(f.path, f.path+".1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	old := f.file
+	if err := f.open(); err != nil {
+		return err
+	}
+	_ = old.Close()
+	return nil
 }
 
 // Close closes the file.

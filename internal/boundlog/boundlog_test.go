@@ -127,3 +127,40 @@ func TestReadRefusesWhatIsNoLog(t *testing.T) {
 		t.Errorf("a file that somebody made huge gives %d bytes, %v", len(b), err)
 	}
 }
+
+func TestTheBoundHoldsWhereTheNewFileCannotBeOpened(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := Open(path, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	entry := []byte(strings.Repeat("x", 59) + "\n")
+	if _, err := f.Write(entry); err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := unix.Rlimit{Cur: 0, Max: limit.Max}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, err := f.Write(entry); err == nil {
+			t.Error("something was written beyond the bound")
+		}
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(entry); err != nil {
+		t.Errorf("descriptors are there again: %v", err)
+	}
+	for _, name := range []string{path, path + ".1"} {
+		if b, err := os.ReadFile(name); err != nil || string(b) != string(entry) {
+			t.Errorf("%s has %q, %v", name, b, err)
+		}
+	}
+}
