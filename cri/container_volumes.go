@@ -187,7 +187,7 @@ func ofOneBoot(rec model.Container, rootfs string) ([]string, error) {
 	if rec.Rich == nil {
 		return nil, nil
 	}
-	folders, err := richcontainer.Mode(rec.Rich.Mode).OfOneBoot(rootfs)
+	folders, err := richcontainer.Choice{Mode: richcontainer.Mode(rec.Rich.Mode), By: rec.Rich.By}.OfOneBoot(rootfs)
 	if err != nil {
 		return nil, fmt.Errorf("container %q: %w", rec.Config.Name, err)
 	}

@@ -80,7 +80,7 @@ func (i *image) read(p string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return readPlain(f, p, limit)
+	return readPlain(f, p+" of the image", limit)
 }
 
 // readPlain reads what an O_PATH descriptor stands for. It is opened again only once it is known to be a plain file: to open
@@ -91,7 +91,7 @@ func readPlain(f *os.File, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("look at %s: %w", name, err)
 	}
 	if !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no plain file but %s: %w", name, kindOf(st.Mode()), errdefs.ErrInvalidArgument)
+		return nil, noPlainFile(name, st.Mode())
 	}
 	plain, err := os.Open(fdPath(f))
 	if err != nil {
@@ -103,9 +103,13 @@ func readPlain(f *os.File, name string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s has more than %d bytes: %w", name, limit, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("%s has more than %d bytes: put a shorter file there: %w", name, limit, errdefs.ErrInvalidArgument)
 	}
 	return b, nil
+}
+
+func noPlainFile(name string, m fs.FileMode) error {
+	return fmt.Errorf("%s is no plain file but %s: put a plain file there: %w", name, kindOf(m), errdefs.ErrInvalidArgument)
 }
 
 func kindOf(m fs.FileMode) string {
@@ -137,7 +141,7 @@ func openIn(dir *os.File, p string) (*os.File, error) {
 		fd, err = unix.Openat2(int(dir.Fd()), p, how)
 	}
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("the symlinks at %s lead in a circle: %w", p, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("the symlinks at %s lead in a circle: let them lead to a file or folder: %w", p, errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s in the image: %w", p, err)
@@ -183,7 +187,18 @@ func (i *image) hidden(p string) bool {
 func (i *image) folder(p string) (found, error) {
 	f, there, err := i.look(p)
 	if err == nil && there && !f.mode.IsDir() {
-		err = fmt.Errorf("%s of the image is no folder but %s: %w", p, kindOf(f.mode), errdefs.ErrInvalidArgument)
+		err = fmt.Errorf("%s of the image is no folder but %s: build the image with a folder there: %w", p, kindOf(f.mode), errdefs.ErrInvalidArgument)
 	}
 	return f, err
+}
+
+// named says whether there is something of that name, be it a link that leads to nothing.
+func (i *image) named(p string) bool {
+	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
+	fd, err := unix.Openat2(int(i.dir.Fd()), p, how)
+	if err != nil {
+		return false
+	}
+	_ = unix.Close(fd)
+	return true
 }

@@ -267,11 +267,11 @@ func TestFoldersOfOneBoot(t *testing.T) {
 		"a small one":             {DumbInit, nil, nil},
 		"none":                    {None, nil, nil},
 	} {
-		if got, err := tc.mode.OfOneBoot(rootfs(t, tc.files)); err != nil || !slices.Equal(got, tc.want) {
+		if got, err := (Choice{Mode: tc.mode}).OfOneBoot(rootfs(t, tc.files)); err != nil || !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %q, %v, want %q", name, got, err, tc.want)
 		}
 	}
-	if _, err := SbinInit.OfOneBoot(rootfs(t, map[string]string{"sbin/init": "-> init"})); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("a link in a circle: %v", err)
-	}
+	c := Choice{Mode: SbinInit, By: "annotation " + modeKey}
+	_, err := c.OfOneBoot(rootfs(t, map[string]string{"sbin/init": "-> init"}))
+	wantError(t, err, errdefs.IsInvalidArgument, "sbin-init mode (annotation rich.cri-pouch.io/mode)", "/sbin/init", "circle", "let them lead to")
 }

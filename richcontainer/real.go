@@ -3,7 +3,6 @@ package richcontainer
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"path"
 	"regexp"
 	"slices"
@@ -87,7 +86,7 @@ func notItself(r Request, image *image, initPath string) error {
 	}
 	init, _, err := image.look(initPath)
 	if err != nil {
-		return err
+		return r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	if f, there, err := image.look(command); err != nil || !there || f.path != init.path || path.Base(f.path) == "busybox" && path.Base(command) != "init" {
 		return err
@@ -111,7 +110,10 @@ func (i *realInit) tmpfs(at, mode string) error {
 	}
 	f, err := i.image.folder(at)
 	if err != nil {
-		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "the init needs a folder at %s: %w", at, err)
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "the init needs a folder at %s, build the image with one: %w", at, err)
+	}
+	if f.path == "" && i.image.named(at) { // the mount would come to lie where the link leads
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image is a link that leads to no folder of it, the init needs a folder there: build the image with one", at)
 	}
 	if f.path != "" && f.path != at {
 		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image is a link to %s, the init needs a folder there: build the image with one", at, f.path)
@@ -128,10 +130,10 @@ func (i *realInit) over(at, file string) error {
 	}
 	f, there, err := i.image.look(at)
 	if err == nil && there && !f.mode.IsRegular() {
-		err = fmt.Errorf("it is no plain file but %s: %w", kindOf(f.mode), errdefs.ErrInvalidArgument)
+		err = noPlainFile(at+" of the image", f.mode)
 	}
 	if err != nil {
-		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image: %w", at, err)
+		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}
 	i.mounts = append(i.mounts, bind(i.folder.path(file), at, "ro"))
 	return nil

@@ -1,7 +1,6 @@
 package richcontainer
 
 import (
-	"fmt"
 	"path"
 
 	"github.com/containerd/errdefs"
@@ -18,9 +17,10 @@ func inittabTmpfs() []tmpfs {
 }
 
 // OfOneBoot gives the folders that a container of this mode gets empty at each start, if nothing is mounted there, whatever
-// its image has in them. What /sbin/init is decides in sbin-init mode.
-func (m Mode) OfOneBoot(rootfs string) ([]string, error) {
-	all, err := m.tmpfs(rootfs)
+// its image has in them. What /sbin/init is decides in sbin-init mode. Errors are InvalidArgument, and name who chose the
+// mode and the fix.
+func (c Choice) OfOneBoot(rootfs string) ([]string, error) {
+	all, err := c.tmpfs(rootfs)
 	var out []string
 	for _, t := range all {
 		out = append(out, t.path)
@@ -28,8 +28,8 @@ func (m Mode) OfOneBoot(rootfs string) ([]string, error) {
 	return out, err
 }
 
-func (m Mode) tmpfs(rootfs string) ([]tmpfs, error) {
-	switch m {
+func (c Choice) tmpfs(rootfs string) ([]tmpfs, error) {
+	switch c.Mode {
 	case Systemd:
 		return systemdTmpfs(), nil
 	case SbinInit:
@@ -43,7 +43,7 @@ func (m Mode) tmpfs(rootfs string) ([]tmpfs, error) {
 	defer image.close()
 	f, _, err := image.look(sbinInit)
 	if err != nil {
-		return nil, fmt.Errorf("%s mode: look for %s: %w: %w", m, sbinInit, err, errdefs.ErrInvalidArgument)
+		return nil, c.refuse(errdefs.ErrInvalidArgument, "look for %s: %w", sbinInit, err)
 	}
 	if path.Base(f.path) == "systemd" {
 		return systemdTmpfs(), nil

@@ -186,7 +186,7 @@ func readGroups(root string) ([]groupEntry, error) {
 func eachLine(root, name string, fn func(fields []string)) error {
 	b, err := readInRoot(root, name)
 	if err != nil {
-		return fmt.Errorf("read /%s of the image: %w", name, err)
+		return fmt.Errorf("read /%s of the image, which has to be a plain file: %w", name, err)
 	}
 	for line := range strings.Lines(string(b)) {
 		fn(strings.Split(strings.TrimSpace(line), ":"))

@@ -44,6 +44,9 @@ func newBait(t testing.TB) *bait {
 			t.Fatal(err)
 		}
 	}
+	if err := unix.Mkfifo(filepath.Join(b.dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	b.before = b.look(t)
 	return b
 }
@@ -87,9 +90,27 @@ func (b *bait) check(t testing.TB) {
 	}
 }
 
-// runHostile creates and starts what an image asks for. It may be refused, with an error that a user understands, or run and end; it
-// may not hang the daemon, lead out of the image or leave something behind.
-func runHostile(t *testing.T, n *harness.Node, mode, ref string) {
+// fate is what has to become of a container of a hostile image: it is refused, or it runs and ends.
+type fate struct {
+	refused []string // parts of the error: what is wrong, where, and what to do about it
+	log     string   // of the application
+	code    int32
+	stopped bool // it does not end by itself
+	byRunc  bool // it is refused as a plain container is, at its start
+}
+
+// ran is the fate of a container that is none the worse for its image.
+func ran() fate { return fate{log: "up\n", code: 3} }
+
+// neverRan is that of one whose init does not come to the application.
+func neverRan() fate { return fate{code: 143, stopped: true} }
+
+// refusal is the fate of one that cannot have the mode.
+func refusal(parts ...string) fate { return fate{refused: append(parts, "annotation "+prefix+"mode")} }
+
+// runHostile creates and starts what an image asks for and insists on its fate. Whatever that is, the image may not hang the
+// daemon, lead out of itself or leave something behind.
+func runHostile(t *testing.T, n *harness.Node, b *bait, mode, ref string, want fate) {
 	t.Helper()
 	options := []string{"shutdown-timeout", "2s"}
 	if mode == "dumb-init" { // which knows no options
@@ -108,16 +129,14 @@ func runHostile(t *testing.T, n *harness.Node, mode, ref string) {
 		t.Errorf("the answer took %s", took)
 	}
 	switch {
-	case err == nil:
-		if s := c.Status(t); s.State == runtime.ContainerState_CONTAINER_RUNNING {
-			c.Stop(t, 2)
-		}
-		if b, err := os.ReadFile(c.LogFile()); err == nil && bytes.Contains(b, []byte("SECRET")) {
-			t.Errorf("the host's file was used: %s", b)
-		}
-	case status.Code(err) == codes.Internal || status.Code(err) == codes.Unknown && id == "" || strings.Contains(err.Error(), "SECRET"):
-		t.Errorf("error is %v", err)
+	case err != nil:
+		wasRefused(t, err, want)
+	case len(want.refused) > 0:
+		t.Error("it was not refused")
+	default:
+		comesTo(t, c, want)
 	}
+	b.check(t)
 	// The daemon serves others.
 	if text, code := p.RunToEnd(t, "other", harness.Command("echo", "fine"), func(c *runtime.ContainerConfig) {
 		c.Image = &runtime.ImageSpec{Image: harness.Busybox}
@@ -126,84 +145,170 @@ func runHostile(t *testing.T, n *harness.Node, mode, ref string) {
 	}
 }
 
+func wasRefused(t *testing.T, err error, want fate) {
+	t.Helper()
+	if len(want.refused) == 0 || !want.byRunc && status.Code(err) != codes.InvalidArgument || strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("error is %v", err)
+	}
+	for _, part := range want.refused {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error is %q, wanted %q in it", err, part)
+		}
+	}
+}
+
+// comesTo waits for the end of a container, with everything in it.
+func comesTo(t *testing.T, c *harness.Container, want fate) {
+	t.Helper()
+	if want.stopped {
+		begin := time.Now()
+		c.Stop(t, 3)
+		if took := time.Since(begin); took > harness.Patience(12*time.Second) {
+			t.Errorf("the stop took %s", took)
+		}
+	}
+	if text, code := c.Ended(t); text != want.log || code != want.code {
+		t.Errorf("code %d, log %q, wanted %d and %q", code, text, want.code, want.log)
+	}
+	if left, err := c.Pod.Node.Processes(); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// hostile is what an image has on top of a well-meaning one, and what comes of it.
+type hostile struct {
+	files []lab.File
+	want  fate
+}
+
+func runAllHostile(t *testing.T, n *harness.Node, b *bait, m machine, cases map[string]hostile) {
+	t.Helper()
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			ref := push(t, n, m.image, strings.NewReplacer(" ", "", ",", "-").Replace(name), nil, tc.files...)
+			runHostile(t, n, b, m.mode, ref, tc.want)
+		})
+	}
+}
+
+// deafInit starts the application, and ignores whatever it is sent.
+const deafInit = "trap '' TERM INT HUP USR1 USR2 PWR QUIT\n/run/.pouch/launch &\nwhile :; do sleep 1; done\n"
+
 func TestHostileImagesOfSystemd(t *testing.T) {
 	n := harness.Start(t)
 	b := newBait(t)
 	out := climb + b.dir
 	huge := bytes.Repeat([]byte("[Unit]\n#"), 1<<20)
-	for name, files := range map[string][]lab.File{
-		"run":             {{Name: ".wh.run"}, {Name: "run", Link: out}},
-		"run, absolute":   {{Name: ".wh.run"}, {Name: "run", Link: b.dir}},
-		"run, a file":     {{Name: ".wh.run"}, {Name: "run", Content: []byte("x")}},
-		"run-lock":        {{Name: "run/.wh.lock"}, {Name: "run/lock", Link: out}},
-		"tmp":             {{Name: ".wh.tmp"}, {Name: "tmp", Link: out}},
-		"etc-systemd":     {{Name: "etc/.wh.systemd"}, {Name: "etc/systemd", Link: out}},
-		"etc":             {{Name: ".wh.etc"}, {Name: "etc", Link: out}},
-		"machine-id":      {{Name: "etc/.wh.machine-id"}, {Name: "etc/machine-id", Link: out + "/init"}},
-		"profile.d":       {{Name: "etc/.wh.profile.d"}, {Name: "etc/profile.d", Link: out}},
-		"pouchenv":        {{Name: "etc/profile.d/pouchenv.sh", Link: out + "/init"}},
-		"pouch folder":    {{Name: "run/.pouch", Link: out}},
-		"systemd itself":  {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Link: out + "/init"}},
-		"systemd, a loop": {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Link: "systemd"}},
-		"systemd, deaf": {{Name: "lib/systemd/.wh.systemd"}, {Name: "lib/systemd/systemd", Mode: 0o755,
-			Content: []byte("#!/bin/sh\ntrap '' TERM INT HUP USR1 USR2 PWR QUIT\n/run/.pouch/launch &\nwhile :; do sleep 1; done\n")}},
-		"sys":        {{Name: ".wh.sys"}, {Name: "sys", Link: out}},
-		"huge files": {{Name: "etc/systemd/system/pouch-app.service", Content: huge}, {Name: "etc/machine-id", Content: huge}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			runHostile(t, n, "systemd", push(t, n, "systemd", strings.NewReplacer(" ", "", ",", "-").Replace(name), nil, files...))
-			b.check(t)
-		})
+	// Debian's /lib is a link to usr/lib: an entry lib/… of a layer would replace that by a folder.
+	systemd := func(f lab.File) []lab.File {
+		f.Name = "usr/lib/systemd/systemd"
+		return []lab.File{{Name: "usr/lib/systemd/.wh.systemd"}, f}
 	}
+	runAllHostile(t, n, b, machine{"systemd", "systemd"}, map[string]hostile{
+		"run":             {[]lab.File{{Name: ".wh.run"}, {Name: "run", Link: out}}, refusal("/run of the image is a link that leads to no folder", "build the image with")},
+		"run, absolute":   {[]lab.File{{Name: ".wh.run"}, {Name: "run", Link: b.dir}}, refusal("/run of the image is a link that leads to no folder")},
+		"run, a file":     {[]lab.File{{Name: ".wh.run"}, {Name: "run", Content: []byte("x")}}, refusal("/run of the image is no folder but a file")},
+		"run-lock":        {[]lab.File{{Name: "run/.wh.lock"}, {Name: "run/lock", Link: out}}, ran()},
+		"tmp":             {[]lab.File{{Name: ".wh.tmp"}, {Name: "tmp", Link: out}}, refusal("/tmp", "circle", "build the image with")},
+		"etc-systemd":     {[]lab.File{{Name: "etc/.wh.systemd"}, {Name: "etc/systemd", Link: out}}, ran()},
+		"etc":             {[]lab.File{{Name: ".wh.etc"}, {Name: "etc", Link: out}}, ran()},
+		"machine-id":      {[]lab.File{{Name: "etc/.wh.machine-id"}, {Name: "etc/machine-id", Link: out + "/init"}}, ran()},
+		"profile.d":       {[]lab.File{{Name: "etc/.wh.profile.d"}, {Name: "etc/profile.d", Link: out}}, ran()},
+		"pouchenv":        {[]lab.File{{Name: "etc/profile.d/pouchenv.sh", Link: out + "/init"}}, ran()},
+		"pouch folder":    {[]lab.File{{Name: "run/.pouch", Link: out}}, ran()},
+		"systemd itself":  {systemd(lab.File{Link: out + "/init"}), refusal("the image has no systemd", "install it in the image")},
+		"systemd, a loop": {systemd(lab.File{Link: "systemd"}), refusal("/usr/lib/systemd/systemd", "circle")},
+		"systemd, deaf":   {systemd(lab.File{Mode: 0o755, Content: []byte("#!/bin/sh\n" + deafInit)}), ran()},
+		"sys":             {[]lab.File{{Name: ".wh.sys"}, {Name: "sys", Link: out}}, fate{refused: []string{`"/sys"`, "ordinary directory"}, byRunc: true}},
+		"huge units":      {[]lab.File{{Name: "etc/systemd/system/pouch-app.service", Content: huge}, {Name: "etc/machine-id", Content: huge}}, ran()},
+		"environment":     {[]lab.File{{Name: "etc/environment", Content: huge}}, refusal("/etc/environment", "more than")},
+	})
 }
 
-func TestHostileImagesWithAnInittab(t *testing.T) {
+func TestHostileImagesOfBusybox(t *testing.T) {
 	n := harness.Start(t)
 	b := newBait(t)
 	out := climb + b.dir
-	for name, files := range map[string][]lab.File{
-		"init":            {{Name: "sbin/.wh.init"}, {Name: "sbin/init", Link: out + "/init"}},
-		"init, a loop":    {{Name: "sbin/.wh.init"}, {Name: "sbin/init", Link: "/sbin/init"}},
-		"init, a folder":  {{Name: "sbin/.wh.init"}, {Name: "sbin/init/"}},
-		"init, no binary": {{Name: "sbin/.wh.init"}, {Name: "sbin/init", Mode: 0o755, Content: bytes.Repeat([]byte("busybox sysvinit "), 1<<20)}},
-		"init, deaf":      {{Name: "sbin/.wh.init"}, {Name: "sbin/init", Mode: 0o755, Content: []byte("#!/bin/sh\ntrap '' TERM INT HUP USR1 USR2 PWR QUIT\n/run/.pouch/launch &\nwhile :; do sleep 1; done\n")}},
-		"sbin":            {{Name: ".wh.sbin"}, {Name: "sbin", Link: out}},
-		"inittab":         {{Name: "etc/inittab", Link: out + "/inittab"}},
-		"inittab, folder": {{Name: "etc/.wh.inittab"}, {Name: "etc/inittab/"}},
-		"inittab, huge":   {{Name: "etc/inittab", Content: bytes.Repeat([]byte("::once:/bin/true\n"), 1<<20)}},
-		"inittab, lines":  {{Name: "etc/inittab", Content: []byte("::once:/bin/true\x00\n\xff\xfe::::\n::respawn:" + strings.Repeat("x", 100000) + "\npch:2345:once:/bin/true\nno newline at the end")}},
-		"inittab, ending": {{Name: "etc/inittab", Content: []byte("::once:/bin/true \\")}},
-		"etc":             {{Name: ".wh.etc"}, {Name: "etc", Link: out}},
-		"run":             {{Name: ".wh.run"}, {Name: "run", Link: out}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			runHostile(t, n, "sbin-init", push(t, n, "busybox", strings.NewReplacer(" ", "", ",", "-").Replace(name), nil, files...))
-			b.check(t)
-		})
+	init := func(f lab.File) []lab.File {
+		f.Name += "sbin/init"
+		return []lab.File{{Name: "sbin/.wh.init"}, f}
 	}
+	text := func(content string) []lab.File { return []lab.File{{Name: "etc/inittab", Content: []byte(content)}} }
+	runAllHostile(t, n, b, machine{"busybox", "sbin-init"}, map[string]hostile{
+		"init":            {init(lab.File{Link: out + "/init"}), refusal("the image has no /sbin/init")},
+		"init, a loop":    {init(lab.File{Link: "/sbin/init"}), refusal("/sbin/init", "circle")},
+		"init, a folder":  {[]lab.File{{Name: "sbin/.wh.init"}, {Name: "sbin/init/"}}, refusal("/sbin/init", "a folder")},
+		"init, no binary": {init(lab.File{Mode: 0o755, Content: bytes.Repeat([]byte("busybox sysvinit "), 1<<20)}), refusal("an init that is not known")},
+		"init, deaf":      {init(lab.File{Mode: 0o755, Content: []byte("#!/bin/sh\n# BusyBox v0, it says\n" + deafInit)}), ran()},
+		"sbin":            {[]lab.File{{Name: ".wh.sbin"}, {Name: "sbin", Link: out}}, refusal("the image has no /sbin/init")},
+		"inittab":         {[]lab.File{{Name: "etc/inittab", Link: out + "/inittab"}}, ran()},
+		"inittab, folder": {[]lab.File{{Name: "etc/.wh.inittab"}, {Name: "etc/inittab/"}}, refusal("/etc/inittab", "a folder")},
+		"inittab, huge":   {text(strings.Repeat("::once:/bin/true\n", 1<<20)), refusal("/etc/inittab", "more than")},
+		"inittab, lines":  {text("::once:/bin/true\x00\n\xff\xfe::::\n::respawn:" + strings.Repeat("x", 100000) + "\npch:2345:once:/bin/true\nno newline at the end"), ran()},
+		"inittab, ending": {text("::once:/bin/true \\"), ran()},
+		"inittab, hangs":  {text("::sysinit:/bin/sleep 1000000\n"), neverRan()},
+		"etc":             {[]lab.File{{Name: ".wh.etc"}, {Name: "etc", Link: out}}, ran()},
+		"run":             {[]lab.File{{Name: ".wh.run"}, {Name: "run", Link: out}}, refusal("/run of the image is a link that leads to no folder")},
+	})
 }
 
-// A FIFO instead of a file makes a careless reader wait for ever.
+func TestHostileImagesOfSysvinit(t *testing.T) {
+	n := harness.Start(t)
+	b := newBait(t)
+	out := climb + b.dir
+	text := func(content string) []lab.File { return []lab.File{{Name: "etc/inittab", Content: []byte(content)}} }
+	const begin = "id:2:initdefault:\n"
+	runAllHostile(t, n, b, machine{"sysvinit", "sbin-init"}, map[string]hostile{
+		"inittab":              {[]lab.File{{Name: "etc/.wh.inittab"}, {Name: "etc/inittab", Link: out + "/inittab"}}, ran()},
+		"inittab, folder":      {[]lab.File{{Name: "etc/.wh.inittab"}, {Name: "etc/inittab/"}}, refusal("/etc/inittab", "a folder")},
+		"inittab, huge":        {text(strings.Repeat("a:2:once:/bin/true\n", 1<<20)), refusal("/etc/inittab", "more than")},
+		"inittab, lines":       {text(begin + "\x00\n\xff\xfe::::\nx1:2:respawn:" + strings.Repeat("x", 100000) + "\np+00:2:once:/bin/echo mine\nno newline at the end"), ran()},
+		"inittab, ending":      {text(begin + "x1:2:once:/bin/true \\"), ran()},
+		"inittab, hangs":       {text(begin + "si::sysinit:/bin/sleep 1000000\n"), neverRan()},
+		"inittab, no levels":   {text("id::initdefault:\n"), neverRan()},
+		"inittab, off at once": {text("id:0:initdefault:\n"), neverRan()},
+		"inittab, stays":       {text(begin + "x1:0123456:respawn:/bin/sleep 1000000\n"), ran()},
+		"init":                 {[]lab.File{{Name: "usr/sbin/.wh.init"}, {Name: "usr/sbin/init", Link: out + "/init"}}, refusal("the image has no /sbin/init")},
+		"init, deaf": {[]lab.File{{Name: "usr/sbin/.wh.init"}, {Name: "usr/sbin/init", Mode: 0o755,
+			Content: []byte("#!/bin/sh\n# /etc/inittab, /run/initctl\n" + deafInit)}}, ran()},
+		"etc": {[]lab.File{{Name: ".wh.etc"}, {Name: "etc", Link: out}}, ran()},
+	})
+}
+
+// A FIFO instead of a file, in the image or of the host, makes a careless reader wait for ever.
 func TestFIFOsInsteadOfFiles(t *testing.T) {
 	n := harness.Start(t)
-	for _, m := range []struct {
+	b := newBait(t)
+	systemd, busybox, dumb := machine{"systemd", "systemd"}, machine{"busybox", "sbin-init"}, machine{"busybox", "dumb-init"}
+	for _, tc := range []struct {
 		machine
-		path string
-	}{{machine{"busybox", "sbin-init"}, "etc/inittab"}, {machine{"busybox", "sbin-init"}, "sbin/init"}, {machine{"systemd", "systemd"}, "lib/systemd/systemd"}, {machine{"systemd", "systemd"}, "etc/machine-id"},
-		{machine{"systemd", "systemd"}, "etc/environment"}, {machine{"busybox", "sbin-init"}, "etc/passwd"}, {machine{"busybox", "dumb-init"}, "usr/bin/dumb-init"}} {
-		t.Run(m.path, func(t *testing.T) {
-			l, err := lab.FIFOLayer(m.path)
+		path           string
+		itself, linked fate // with a FIFO there, and with a link to one of the host
+	}{
+		{busybox, "etc/inittab", refusal("/etc/inittab", "a FIFO"), ran()},
+		{busybox, "sbin/init", refusal("/sbin/init", "a FIFO"), refusal("the image has no /sbin/init")},
+		{busybox, "etc/passwd", fate{refused: []string{"/etc/passwd of the image, which has to be a plain file"}}, ran()}, // as of a plain container
+		{systemd, "usr/lib/systemd/systemd", refusal("the image has no systemd"), refusal("the image has no systemd")},
+		{systemd, "etc/machine-id", refusal("/etc/machine-id", "a FIFO"), ran()},
+		{systemd, "etc/environment", refusal("/etc/environment", "a FIFO"), ran()},
+		{dumb, "usr/bin/dumb-init", ran(), ran()},
+	} {
+		t.Run(tc.path, func(t *testing.T) {
+			fifo, err := lab.FIFOLayer(tc.path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			img, err := lab.Image(func(*v1.ConfigFile) {}, append(base(t, m.image), l)...)
+			name := filepath.Base(tc.path)
+			img, err := lab.Image(func(*v1.ConfigFile) {}, append(base(t, tc.image), fifo)...)
 			if err == nil {
-				err = n.Images.Push(m.image+":fifo-"+filepath.Base(m.path), img)
+				err = n.Images.Push(tc.image+":fifo-"+name, img)
 			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			runHostile(t, n, m.mode, n.Ref(m.image+":fifo-"+filepath.Base(m.path)))
+			runHostile(t, n, b, tc.mode, n.Ref(tc.image+":fifo-"+name), tc.itself)
+			link := push(t, n, tc.image, "linked-"+name, nil, lab.File{Name: filepath.Join(filepath.Dir(tc.path), ".wh."+name)}, lab.File{Name: tc.path, Link: climb + b.dir + "/fifo"})
+			runHostile(t, n, b, tc.mode, link, tc.linked)
 		})
 	}
 }
