@@ -174,7 +174,7 @@ func (i *realInit) componentUnits(c Component) ([]unitFile, error) {
 		if err != nil {
 			return nil, i.r.Choice.refuse(errdefs.ErrFailedPrecondition, "component %s: %w", c.Name, err)
 		}
-		out = append(out, unitFile{name: name, text: text})
+		out = append(out, unitFile{name: name, text: text, component: c.Name})
 		if strings.HasSuffix(name, ".service") && len(c.Env) > 0 {
 			i.folder.file(path.Join(unitsDir, name+".d", "40-pouch-component.conf"), []byte("[Service]\n"+unitEnvironment(c.Env)), 0o600)
 		}

@@ -46,7 +46,7 @@ func hostID(mappings []IDMapping, id uint32) int {
 
 func (f *folder) path(name string) string { return filepath.Join(f.dir, name) }
 
-// fail keeps the first error, so that a row of files needs one check.
+// fail keeps the first error, so that a row of files needs one check. Nothing is made after it.
 func (f *folder) fail(name string, err error) {
 	if err != nil && f.err == nil {
 		f.err = fmt.Errorf("make %s of a rich container: %w", name, err)
@@ -55,6 +55,9 @@ func (f *folder) fail(name string, err error) {
 
 // file makes a file of the container's root. The modes are exact, whatever the umask.
 func (f *folder) file(name string, content []byte, mode os.FileMode) {
+	if f.err != nil {
+		return
+	}
 	at := f.path(name)
 	err := os.MkdirAll(filepath.Dir(at), 0o755)
 	if err == nil {
@@ -72,6 +75,9 @@ func (f *folder) file(name string, content []byte, mode os.FileMode) {
 // fifo makes a FIFO whose owner is a user of the container, and its root the group: an application may open its own
 // /dev/stdout again, and a root without CAP_DAC_OVERRIDE must be able to open it first.
 func (f *folder) fifo(name string, uid int) {
+	if f.err != nil {
+		return
+	}
 	at := f.path(name)
 	err := unix.Mkfifo(at, 0o660)
 	if err == nil {
@@ -84,6 +90,9 @@ func (f *folder) fifo(name string, uid int) {
 }
 
 func (f *folder) link(name, target string) {
+	if f.err != nil {
+		return
+	}
 	at := f.path(name)
 	err := os.MkdirAll(filepath.Dir(at), 0o755)
 	if err == nil {
@@ -92,4 +101,8 @@ func (f *folder) link(name, target string) {
 	f.fail(name, err)
 }
 
-func (f *folder) sub(name string) { f.fail(name, os.MkdirAll(f.path(name), 0o755)) }
+func (f *folder) sub(name string) {
+	if f.err == nil {
+		f.fail(name, os.MkdirAll(f.path(name), 0o755))
+	}
+}

@@ -192,13 +192,36 @@ func (i *image) folder(p string) (found, error) {
 	return f, err
 }
 
-// named says whether there is something of that name, be it a link that leads to nothing.
-func (i *image) named(p string) bool {
+// link gives what the link at p says; empty: there is none.
+func (i *image) link(p string) string {
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(int(i.dir.Fd()), p, how)
 	if err != nil {
-		return false
+		return ""
 	}
-	_ = unix.Close(fd)
-	return true
+	defer unix.Close(fd)
+	b := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", b)
+	if err != nil {
+		return ""
+	}
+	return string(b[:n])
 }
+
+// end gives the path that the links at p lead to, which need not be there.
+func (i *image) end(p string) string {
+	for range maxLinksOfAPath {
+		to := i.link(p)
+		if to == "" {
+			break
+		}
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir(p), to)
+		}
+		p = path.Clean(to)
+	}
+	return p
+}
+
+// maxLinksOfAPath is as the kernel has it (path_resolution(7)).
+const maxLinksOfAPath = 40

@@ -52,7 +52,7 @@ func (n Node) realInit(r Request, image *image, initPath string) (*realInit, err
 	i := &realInit{n: n, r: r, image: image, app: *p}
 	i.app.Capabilities = withoutBoot(p.Capabilities)
 	i.plan = richrun.Plan{
-		Mode: string(r.Choice.Mode), ShutdownTimeout: r.Choice.Options.ShutdownTimeout, WatchUnits: r.Choice.Options.WatchUnits,
+		Mode: string(r.Choice.Mode), ShutdownTimeout: r.Choice.Options.ShutdownTimeout,
 		Delegate: true, OwnerUID: hostID(r.UIDs, 0), OwnerGID: hostID(r.GIDs, 0),
 	}
 	app, err := n.launched(r, image)
@@ -112,7 +112,7 @@ func (i *realInit) tmpfs(at, mode string) error {
 	if err != nil {
 		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "the init needs a folder at %s, build the image with one: %w", at, err)
 	}
-	if f.path == "" && i.image.named(at) { // the mount would come to lie where the link leads
+	if f.path == "" && i.image.link(at) != "" { // the mount would come to lie where the link leads
 		return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "%s of the image is a link that leads to no folder of it, the init needs a folder there: build the image with one", at)
 	}
 	if f.path != "" && f.path != at {

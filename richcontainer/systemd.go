@@ -155,23 +155,23 @@ func (i *realInit) units() error {
 	}
 	i.folder.file(in(failedUnit), fmt.Appendf(nil, "[Unit]\nDescription=Report the failure of %%i\nDefaultDependencies=no\n\n[Service]\nType=oneshot\nExecStart=%s unit %%i\n",
 		path.Join(richrun.Folder, richrun.LaunchFile)), 0o644)
-	for _, u := range i.r.Choice.Options.WatchUnits {
-		i.report(u)
-	}
 	brought, err := i.brought()
 	if err != nil {
 		return err
 	}
-	if err := i.namedUnitsExist(brought); err != nil {
-		return err
-	}
 	for _, u := range brought {
 		i.folder.file(in(u.name), u.text, 0o644)
-		enable(i.folder, u, brought)
+	}
+	e, err := i.enable(brought)
+	if err != nil {
+		return err
+	}
+	if err := i.namedUnits(e); err != nil {
+		return err
 	}
 	for _, name := range maskedUnits() {
-		if !slices.ContainsFunc(brought, func(u unitFile) bool { return u.name == name }) {
-			i.folder.link(in(name), "/dev/null")
+		if _, ok := e.brought[name]; !ok && e.alias[name] == "" {
+			i.folder.link(in(name), nothing)
 		}
 	}
 	return i.folder.err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -17,12 +16,23 @@ import (
 const (
 	maxUnits    = 256
 	maxUnitFile = 256 << 10 // bytes
+	maxUnitText = 1 << 20   // of all of them: a ConfigMap has no more
 )
 
 // unitFile is a unit that is brought in.
 type unitFile struct {
-	name string
-	text []byte
+	name      string
+	text      []byte
+	component string // of the administrator, that brings it; empty: the pod does
+}
+
+// fault refuses a unit, and names who has brought it.
+func (i *realInit) fault(u unitFile, format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	if u.component != "" {
+		return i.r.Choice.refuse(errdefs.ErrFailedPrecondition, "component %s, unit %s: %w", u.component, u.name, err)
+	}
+	return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "annotation %sunits-from, folder %s, unit %s: %w", Prefix, i.r.Choice.Options.UnitsFrom, u.name, err)
 }
 
 // unitsFrom reads the unit files of a folder that the pod mounts, or that the image has. What is mounted is the pod author's,
@@ -58,6 +68,7 @@ func (i *realInit) readUnits(folder string) ([]unitFile, error) {
 		return nil, err
 	}
 	var out []unitFile
+	total := 0
 	for _, name := range names {
 		if strings.HasPrefix(name, ".") {
 			continue // the folders of a ConfigMap
@@ -65,6 +76,9 @@ func (i *realInit) readUnits(folder string) ([]unitFile, error) {
 		text, err := readUnit(root, path.Join(at, name), name)
 		if err != nil {
 			return nil, err
+		}
+		if total += len(text); total > maxUnitText {
+			return nil, fmt.Errorf("the unit files have more than %d bytes together: leave out what is no unit, or put large files elsewhere: %w", maxUnitText, errdefs.ErrInvalidArgument)
 		}
 		out = append(out, unitFile{name: name, text: text})
 	}
@@ -139,127 +153,4 @@ func listFolder(dir *os.File) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
-}
-
-// enable makes the links that `systemctl enable` would make: those of the section [Install], else those that units of the
-// kind usually have. A service that a timer, socket or path of the same name starts is not started besides.
-func enable(f *folder, u unitFile, all []unitFile) {
-	if strings.Contains(u.name, "@.") {
-		return // which instance is for others to say
-	}
-	wants, said := installed(u.text)
-	if !said {
-		wants = usually(u.name, all)
-	}
-	for _, w := range wants {
-		f.link(path.Join(unitsDir, w.target+w.kind, u.name), "../"+u.name)
-	}
-}
-
-type want struct{ target, kind string }
-
-// installed reads [Install] (systemd.unit(5)): lines that name units; others are left to systemctl.
-func installed(text []byte) (out []want, said bool) {
-	section := false
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if strings.HasPrefix(line, "[") {
-			section = line == "[Install]"
-			said = said || section
-			continue
-		}
-		key, value, ok := strings.Cut(line, "=")
-		kind := map[string]string{"WantedBy": ".wants", "RequiredBy": ".requires", "UpheldBy": ".upholds"}[strings.TrimSpace(key)]
-		if !section || !ok || kind == "" {
-			continue
-		}
-		for _, target := range strings.Fields(value) {
-			if w := (want{target, kind}); checkUnitName(target) == nil && !slices.Contains(out, w) {
-				out = append(out, w)
-			}
-		}
-	}
-	return out, said
-}
-
-func usually(name string, all []unitFile) []want {
-	stem, kind := strings.TrimSuffix(name, filepath.Ext(name)), filepath.Ext(name)
-	if kind == ".service" {
-		for _, other := range []string{".timer", ".socket", ".path"} {
-			if slices.ContainsFunc(all, func(u unitFile) bool { return u.name == stem+other }) {
-				return nil
-			}
-		}
-	}
-	switch kind {
-	case ".timer":
-		return []want{{"timers.target", ".wants"}}
-	case ".socket":
-		return []want{{"sockets.target", ".wants"}}
-	case ".path":
-		return []want{{"paths.target", ".wants"}}
-	case ".slice", ".target":
-		return nil
-	}
-	return []want{{"multi-user.target", ".wants"}}
-}
-
-// unitFolders are where systemd finds the units of an image (systemd.unit(5)), generatedFrom where it finds the scripts that
-// it makes units of.
-var unitFolders = []string{"/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
-
-const generatedFrom = "/etc/init.d"
-
-// namedUnitsExist insists that the units that annotations name are there: systemd would say nothing of a misspelled one, the
-// application would be started without it, and its failure would end nothing. Units of kinds that systemd makes without a
-// file, and those that may be in what the pod mounts, pass.
-func (i *realInit) namedUnitsExist(brought []unitFile) error {
-	o := i.r.Choice.Options
-	for option, names := range map[string][]string{"after": o.After, "watch-units": o.WatchUnits} {
-		for _, name := range names {
-			if name == defaultAfter || slices.ContainsFunc(brought, func(u unitFile) bool { return u.name == name || u.name == template(name) }) {
-				continue
-			}
-			there, err := i.unitInImage(name)
-			if err != nil {
-				return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "annotation %s%s: look for unit %s: %w", Prefix, option, name, err)
-			}
-			if !there {
-				return i.r.Choice.refuse(errdefs.ErrInvalidArgument, "annotation %s%s names the unit %s, which is not there: no file of the image in %s, and none that pod or components bring in: correct the name, or bring it in by %sunits-from",
-					Prefix, option, name, strings.Join(unitFolders, ", "), Prefix)
-			}
-		}
-	}
-	return nil
-}
-
-// unitInImage says whether the image has a unit of that name, or may have one.
-func (i *realInit) unitInImage(name string) (bool, error) {
-	switch path.Ext(name) {
-	case ".service", ".socket", ".target", ".timer", ".path":
-	default:
-		return true, nil
-	}
-	places := []string{path.Join(generatedFrom, strings.TrimSuffix(name, ".service"))}
-	for _, folder := range unitFolders {
-		places = append(places, path.Join(folder, name), path.Join(folder, template(name)))
-	}
-	for _, p := range places {
-		if i.image.hidden(p) {
-			return true, nil
-		}
-		if _, there, err := i.image.look(p); err != nil || there {
-			return there, err
-		}
-	}
-	return false, nil
-}
-
-// template is the name of the unit that an instance is made of; any other unit's is its own.
-func template(name string) string {
-	before, rest, instance := strings.Cut(name, "@")
-	if !instance {
-		return name
-	}
-	return before + "@" + path.Ext(rest)
 }

@@ -13,6 +13,7 @@ import (
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
 func mustExist(t testing.TB, dir string, names ...string) {
@@ -92,32 +93,35 @@ func TestTheApplicationStartsAfterWhatIsAsked(t *testing.T) {
 	}
 }
 
-func TestUnitsThatThePodMounts(t *testing.T) {
-	n, ref := onSystemd(t, "units", nil)
-	// As the kubelet writes a ConfigMap: links to a folder whose name changes with each update.
-	mounted := func(files map[string]string) func(*runtime.ContainerConfig) {
-		dir := t.TempDir()
-		err := os.Mkdir(filepath.Join(dir, "..2026_01_01"), 0o755)
+// unitsOf mounts files at /etc/pouch/units as the kubelet does those of a ConfigMap: links to a folder whose name changes with
+// each update.
+func unitsOf(t *testing.T, files map[string]string) func(*runtime.ContainerConfig) {
+	t.Helper()
+	dir := t.TempDir()
+	err := os.Mkdir(filepath.Join(dir, "..2026_01_01"), 0o755)
+	if err == nil {
+		err = os.Symlink("..2026_01_01", filepath.Join(dir, "..data"))
+	}
+	for name, text := range files {
 		if err == nil {
-			err = os.Symlink("..2026_01_01", filepath.Join(dir, "..data"))
+			err = os.WriteFile(filepath.Join(dir, "..data", name), []byte(text), 0o644)
 		}
-		for name, text := range files {
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, "..data", name), []byte(text), 0o644)
-			}
-			if err == nil {
-				err = os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name))
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		return func(c *runtime.ContainerConfig) {
-			c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: dir, ContainerPath: "/etc/pouch/units", Readonly: true})
+		if err == nil {
+			err = os.Symlink(filepath.Join("..data", name), filepath.Join(dir, name))
 		}
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(c *runtime.ContainerConfig) {
+		c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: dir, ContainerPath: "/etc/pouch/units", Readonly: true})
+	}
+}
+
+func TestUnitsThatThePodMounts(t *testing.T) {
+	n, ref := onSystemd(t, "units", nil)
 	unit := "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
-	c := n.RunPod(t, pod("systemd", "units-from", "/etc/pouch/units")).Run(t, "app", probe(ref, "wait", "exit=0"), mounted(map[string]string{"one.service": unit, "two.service": unit}))
+	c := n.RunPod(t, pod("systemd", "units-from", "/etc/pouch/units")).Run(t, "app", probe(ref, "wait", "exit=0"), unitsOf(t, map[string]string{"one.service": unit, "two.service": unit}))
 	c.AwaitLine(t, boot, "waiting")
 	healthy(t, c)
 	if _, out := exec(t, c, "systemctl", "is-active", "one", "two"); out != "active\nactive" {
@@ -133,4 +137,41 @@ func TestUnitsThatThePodMounts(t *testing.T) {
 		c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: dir, ContainerPath: "/etc/pouch/units"})
 	})
 	refused(t, p, codes.InvalidArgument, link, "secret.service")
+}
+
+// What [Install] says is done as systemctl would do it, and systemd takes it so.
+func TestInstallSectionsOfUnitsThatThePodMounts(t *testing.T) {
+	n := harness.Start(t)
+	const sleeps = "[Service]\nExecStart=/bin/sleep infinity\n"
+	ref := push(t, n, "systemd", "install", nil, lab.File{Name: "etc/systemd/system/theirs.service", Content: []byte(sleeps + "[Install]\nWantedBy=multi-user.target\n")})
+	c := n.RunPod(t, pod("systemd", "units-from", "/etc/pouch/units", "after", "other.service")).Run(t, "app", probe(ref, "wait", "exit=0"), unitsOf(t, map[string]string{
+		"one.service":   sleeps + "[Install]\nAlias=other.service\nAlso=theirs.service\nWantedBy=no-such.target \\\n  multi-user.target\n",
+		"each@.service": sleeps + "[Install]\nWantedBy=multi-user.target\nDefaultInstance=default\n",
+	}))
+	c.AwaitLine(t, boot, "waiting")
+	healthy(t, c)
+	for _, unit := range []string{"one.service", "other.service", "theirs.service", "each@default.service"} {
+		if _, out := exec(t, c, "systemctl", "is-active", unit); out != "active" {
+			t.Errorf("%s is %s", unit, out)
+		}
+	}
+	if _, out := exec(t, c, "systemctl", "show", "-P", "Id", "other.service"); out != "one.service" {
+		t.Errorf("other.service is %s", out)
+	}
+	c.Stop(t, 20)
+}
+
+// Debian's sshd.service is a link to ssh.service, which is what systemd tells the failure of.
+func TestTheFailureOfAWatchedUnitThatHasAnAlias(t *testing.T) {
+	n := harness.Start(t)
+	ref := push(t, n, "systemd", "alias", nil, lab.File{Name: "etc/systemd/system/ssh.service.d/ends.conf",
+		Content: []byte("[Service]\nType=simple\nRestart=no\nExecStart=\nExecStart=/usr/local/bin/probe sleep=1s exit=7\n")})
+	c := n.RunPod(t, pod("systemd", "watch-units", "sshd.service")).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c.AwaitLine(t, boot, "waiting")
+	c.Ended(t)
+	if s := c.Status(t); s.ExitCode != 1 || !strings.Contains(s.Message, "ssh.service") {
+		t.Errorf("code %d, reason %s, message %q", s.ExitCode, s.Reason, s.Message)
+	}
+	p := n.RunPod(t, pod("systemd", "watch-units", "getty@tty1.service"))
+	refused(t, p, codes.InvalidArgument, p.ContainerConfig("app", probe(ref, "exit=0")), prefix+"watch-units", "getty@tty1.service", "masked in every container")
 }
