@@ -40,16 +40,17 @@ func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''
 const pamLineMax = 1000
 
 // environmentFile puts the container's environment behind the image's own /etc/environment, which pam_env reads for cron jobs
-// and ssh sessions. It knows no way to write a newline, and takes quotes at both ends away: what it cannot carry
-// exactly is left out.
+// and ssh sessions. It knows no way to write a newline, takes quotes at both ends away, and cuts a line at its first '#', also
+// within quotes: what it cannot carry exactly is left out.
 func environmentFile(own []byte, env []string) []byte {
 	var b strings.Builder
 	b.Write(own)
 	if len(own) > 0 && own[len(own)-1] != '\n' {
 		b.WriteByte('\n')
 	}
+	b.WriteString("# The container's environment, by cri-pouch.\n") // also ends a line that goes on behind a backslash
 	for _, v := range shared(env) {
-		if line := v[0] + "=" + pamQuote(v[1]); !strings.ContainsAny(v[1], "\n\r\x00") && len(line) < pamLineMax {
+		if line := v[0] + "=" + pamQuote(v[1]); !strings.ContainsAny(v[1], "#\n\r\x00") && len(line) < pamLineMax {
 			b.WriteString(line + "\n")
 		}
 	}

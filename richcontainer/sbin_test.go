@@ -228,8 +228,8 @@ func TestShellsTakeTheEnvironmentAsItIs(t *testing.T) {
 }
 
 func TestTheEnvironmentForPAM(t *testing.T) {
-	got := string(environmentFile([]byte("OWN=1"), []string{"A=b c", "HOME=/x", "MULTI=a\nb", "Q=say \"x\"", "LONG=" + strings.Repeat("x", 2000), "bad-name=1"}))
-	if want := "OWN=1\nA=\"b c\"\nQ='say \"x\"'\n"; got != want {
+	got := string(environmentFile([]byte("OWN=1"), []string{"A=b c", "HOME=/x", "MULTI=a\nb", "Q=say \"x\"", "LONG=" + strings.Repeat("x", 2000), "HASH=ab#cd", "RETURN=a\rb", "bad-name=1"}))
+	if want := "OWN=1\n# The container's environment, by cri-pouch.\nA=\"b c\"\nQ='say \"x\"'\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
