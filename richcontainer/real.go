@@ -80,18 +80,57 @@ func (n Node) realInit(r Request, image *image, initPath string) (*realInit, err
 
 // notItself refuses an image whose command is the init: the init would start itself as its own application.
 func notItself(r Request, image *image, initPath string) error {
-	command := r.Spec.Process.Args[0]
-	if !path.IsAbs(command) {
-		return nil
-	}
 	init, _, err := image.look(initPath)
 	if err != nil {
 		return r.Choice.refuse(errdefs.ErrInvalidArgument, "%w", err)
 	}
-	if f, there, err := image.look(command); err != nil || !there || f.path != init.path || path.Base(f.path) == "busybox" && path.Base(command) != "init" {
-		return err
+	args := r.Spec.Process.Args
+	if !isInit(command(r.Spec.Process, image), init, args) {
+		return nil
 	}
-	return r.Choice.refuse(errdefs.ErrInvalidArgument, "the container's command is the init %s itself: name the application (for none: sleep infinity) in the pod's command, the init is started anyway", command)
+	return r.Choice.refuse(errdefs.ErrInvalidArgument, "the container's command is the init %s itself: name the application (for none: sleep infinity) in the pod's command, the init is started anyway", list(args[:min(len(args), 2)]))
+}
+
+// isInit says whether a program with these arguments is the init. The busybox that is one has other names, too.
+func isInit(program, init found, args []string) bool {
+	if program.path == "" || program.path != init.path {
+		return false
+	}
+	name := path.Base(args[0])
+	if name == "busybox" && len(args) > 1 {
+		name = args[1]
+	}
+	return path.Base(init.path) != "busybox" || name == "init" || name == "linuxrc"
+}
+
+// command finds the program that the container is to run, as a shell would: without a slash in the container's PATH. What
+// cannot be found is for the start to tell.
+func command(p *specs.Process, image *image) found {
+	name := p.Args[0]
+	places := []string{name}
+	switch {
+	case path.IsAbs(name):
+	case strings.Contains(name, "/"):
+		places = []string{path.Join("/", p.Cwd, name)}
+	default:
+		search := variable(p.Env, "PATH")
+		if search == "" {
+			search = strings.TrimPrefix(pathVariable, "PATH=")
+		}
+		places = nil
+		for _, dir := range strings.Split(search, ":") {
+			places = append(places, path.Join("/", p.Cwd, name))
+			if path.IsAbs(dir) {
+				places[len(places)-1] = path.Join(dir, name)
+			}
+		}
+	}
+	for _, at := range places {
+		if f, there, err := image.look(at); err == nil && there && f.program(p.User.UID) {
+			return f
+		}
+	}
+	return found{}
 }
 
 // tmpfs mounts an empty file system over a folder of the image, unless the pod mounts something there itself.

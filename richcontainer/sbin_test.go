@@ -101,13 +101,46 @@ func TestInitsThatAreRefused(t *testing.T) {
 	}
 }
 
-// The busybox that is the init is not the one that runs the command.
-func TestACommandOfTheSameBusybox(t *testing.T) {
+// A command that is the init is found in whatever way it is written; other programs of the same busybox are none.
+func TestCommandsThatAreTheInit(t *testing.T) {
 	needRoot(t)
-	r := request(t, SbinInit, rootfs(t, map[string]string{"bin/busybox": "BusyBox v1", "sbin/init": "-> ../bin/busybox", "bin/sleep": "-> busybox"}))
-	r.Spec.Process.Args = []string{"/bin/sleep", "1"}
-	if _, err := v1.Prepare(r); err != nil {
-		t.Error(err)
+	busybox := map[string]string{"bin/busybox": "BusyBox v1", "sbin/init": "-> ../bin/busybox", "bin/sleep": "-> busybox", "bin/linuxrc": "-> busybox", "run/": "", "opt/init": "x"}
+	for name, tc := range map[string]struct {
+		mode    Mode
+		files   map[string]string
+		args    []string
+		env     []string
+		cwd     string
+		refused bool
+	}{
+		"its path":                  {SbinInit, busybox, []string{"/sbin/init"}, nil, "/", true},
+		"its name":                  {SbinInit, busybox, []string{"init"}, nil, "/", true},
+		"found in PATH":             {SbinInit, busybox, []string{"init"}, []string{"PATH=/opt/none:/sbin:/opt"}, "/", true},
+		"another in PATH":           {SbinInit, busybox, []string{"init"}, []string{"PATH=/opt:/sbin"}, "/", false},
+		"not in PATH":               {SbinInit, busybox, []string{"init"}, []string{"PATH=/usr/bin"}, "/", false},
+		"from a folder":             {SbinInit, busybox, []string{"../sbin/init"}, nil, "/opt", true},
+		"an applet":                 {SbinInit, busybox, []string{"/bin/busybox", "init"}, nil, "/", true},
+		"an applet, by name":        {SbinInit, busybox, []string{"busybox", "linuxrc"}, nil, "/", true},
+		"another name":              {SbinInit, busybox, []string{"/bin/linuxrc"}, nil, "/", true},
+		"a command of it":           {SbinInit, busybox, []string{"/bin/sleep", "1"}, nil, "/", false},
+		"a command, by name":        {SbinInit, busybox, []string{"sleep", "init"}, nil, "/", false},
+		"another applet":            {SbinInit, busybox, []string{"busybox", "sleep", "init"}, nil, "/", false},
+		"busybox alone":             {SbinInit, busybox, []string{"busybox"}, nil, "/", false},
+		"systemd by the name init":  {Systemd, debian(nil), []string{"init"}, nil, "/", true},
+		"systemd":                   {Systemd, debian(nil), []string{"/lib/systemd/systemd", "--system"}, nil, "/", true},
+		"systemd, but not from /":   {Systemd, debian(nil), []string{"./systemd"}, nil, "/usr/lib/systemd", true},
+		"what is nowhere to be had": {Systemd, debian(nil), []string{"server"}, nil, "/", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request(t, tc.mode, rootfs(t, tc.files))
+			r.Spec.Process.Args, r.Spec.Process.Env, r.Spec.Process.Cwd = tc.args, tc.env, tc.cwd
+			_, err := v1.Prepare(r)
+			if tc.refused {
+				wantError(t, err, errdefs.IsInvalidArgument, "command is the init "+tc.args[0], "sleep infinity", "mode (annotation rich.cri-pouch.io/mode)")
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
