@@ -196,20 +196,23 @@ func restartsInside(t *testing.T, n *harness.Node, m machine, ref string) {
 	})
 }
 
-// The stop signal reaches the application before the init: it has its grace while the services still run.
+// The stop signal reaches the application before the init: it has its grace while the services still run. One that is made
+// for an init is not the application's.
 func theStopSignalIsTheApplications(t *testing.T, n *harness.Node, m machine, ref string) {
-	other := push(t, n, m.image, "usr1", func(c *v1.ConfigFile) { c.Config.StopSignal = "SIGUSR1" })
-	for signal, ref := range map[string]string{"15": ref, "10": other} {
+	for asked, signal := range map[string]string{"": "15", "SIGUSR1": "10", "SIGRTMIN+3": "15", "SIGPWR": "15"} {
+		if asked != "" {
+			ref = push(t, n, m.image, strings.ToLower(strings.ReplaceAll(asked, "+", "-")), func(c *v1.ConfigFile) { c.Config.StopSignal = asked })
+		}
 		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "sleep=300ms", "say=leaving", "exit=6"))
 		c.AwaitLine(t, boot, "waiting")
 		begin := time.Now()
 		c.Stop(t, 25)
 		text, code := c.Ended(t)
 		if code != 6 || !strings.Contains(text, "asked "+signal+"\nleaving\n") {
-			t.Errorf("code %d, log %q", code, text)
+			t.Errorf("STOPSIGNAL %q: code %d, log %q", asked, code, text)
 		}
 		if took := time.Since(begin); took > harness.Patience(12*time.Second) {
-			t.Errorf("the stop took %s", took)
+			t.Errorf("STOPSIGNAL %q: the stop took %s", asked, took)
 		}
 	}
 }

@@ -141,10 +141,21 @@ func systemdKnowsThatItIsAContainer(t *testing.T, c *harness.Container) {
 	}
 	// A package's postinst runs what it has unpacked in /tmp and /run.
 	for _, dir := range []string{"/run", "/run/lock", "/tmp"} {
-		_, options := exec(t, c, "findmnt", "-no", "FSTYPE,OPTIONS", dir)
-		if !strings.HasPrefix(options, "tmpfs") || dir != "/run/lock" && strings.Contains(options, "noexec") {
-			t.Errorf("%s is %s", dir, options)
+		if _, kind := exec(t, c, "findmnt", "-no", "FSTYPE", dir); kind != "tmpfs" {
+			t.Errorf("%s is %s", dir, kind)
 		}
+		if code, out := exec(t, c, "sh", "-c", `printf '#!/bin/sh\necho it runs\n' >$0/script && chmod +x $0/script && $0/script && cp /bin/true $0/program && $0/program`, dir); code != 0 || out != "it runs" {
+			t.Errorf("what lies in %s cannot be run: code %d, %s", dir, code, out)
+		}
+	}
+	// What looks after a machine's devices and consoles is masked, and not there.
+	for _, unit := range []string{"systemd-udevd.service", "systemd-udevd-kernel.socket", "getty@tty1.service", "getty.target", "console-getty.service", "systemd-networkd.service", "sys-kernel-debug.mount"} {
+		if _, out := exec(t, c, "systemctl", "show", "-P", "LoadState", unit); out != "masked" {
+			t.Errorf("%s is %s", unit, out)
+		}
+	}
+	if code, out := exec(t, c, "pgrep", "-l", "udevd|getty|networkd"); code != 1 {
+		t.Errorf("code %d, these run: %s", code, out)
 	}
 	// Not a privileged container: what a plain one cannot do, root cannot do here.
 	for _, script := range []string{"mount -t tmpfs none /mnt", "mknod /tmp/disk b 8 0 && cat /tmp/disk", "test -w /proc/sys/kernel/panic", "test -w /proc/sysrq-trigger"} {
@@ -166,8 +177,12 @@ func TestTheMachineIDIsThePods(t *testing.T) {
 		defer c.Stop(t, 10)
 		return c.Exec(t, "cat", "/etc/machine-id")
 	}
-	first, second := n.RunPod(t, pod("systemd")), n.RunPod(t, pod("systemd"))
+	const uid = "0F5A3C7E-7D7E-4A5E-9B1A-2F3C4D5E6F70"
+	first, second := n.RunPod(t, pod("systemd"), func(c *runtime.PodSandboxConfig) { c.Metadata.Uid = uid }), n.RunPod(t, pod("systemd"))
 	a, b := id(first, 0), id(second, 0)
+	if want := strings.ToLower(strings.ReplaceAll(uid, "-", "")) + "\n"; a != want {
+		t.Errorf("the machine-id is %q, of a pod with the UID %s", a, uid)
+	}
 	if again := id(first, 1); a == b || a != again {
 		t.Errorf("first pod %s, then %s; second pod %s", a, again, b)
 	}
