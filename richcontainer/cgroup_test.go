@@ -2,7 +2,10 @@ package richcontainer
 
 import (
 	"slices"
+	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func TestVersionsOfSystemdAndTheNodesCgroups(t *testing.T) {
@@ -43,6 +46,55 @@ func TestVersionsOfSystemdAndTheNodesCgroups(t *testing.T) {
 			}
 			if below.Source != tc.want.below || i >= 0 && (i != at+1 || !slices.Contains(below.Options, "rw")) {
 				t.Errorf("name=systemd is mount %d: %+v", i, below)
+			}
+		})
+	}
+}
+
+// The kubelet's memory.oom.group is the application's under every init that can make it a cgroup.
+func TestTheOOMKillersGroupUnderAnInitWithoutCgroups(t *testing.T) {
+	needRoot(t)
+	const direct, apart = "/run/.pouch/launch", "/run/.pouch/scripts/launch"
+	own := func(r *Request) {
+		r.Spec.Mounts[2] = specs.Mount{Destination: cgroupFolder, Type: "bind", Source: cgroupFolder, Options: []string{"ro"}}
+	}
+	for name, tc := range map[string]struct {
+		node           Node
+		group          string
+		edit           func(*Request)
+		launcher, mode string
+	}{
+		"v2":                            {v2, "1", nil, apart, "rw"},
+		"v2, not asked for":             {v2, "", nil, direct, "ro"},
+		"v2, switched off":              {v2, "0", nil, direct, "ro"},
+		"v1":                            {v1, "1", nil, direct, "ro"},
+		"v2, the pod's own cgroups":     {v2, "1", own, direct, "ro"},
+		"v2, nothing that runs scripts": {v2, "1", func(r *Request) { chmod(t, r.Rootfs+"/bin/sh", 0o600) }, direct, "ro"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request(t, SbinInit, rootfs(t, map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox", "bin/sh": "x", "run/": ""}))
+			r.Spec.Linux.Resources = &specs.LinuxResources{Unified: map[string]string{"memory.high": "5"}}
+			if tc.group != "" {
+				r.Spec.Linux.Resources.Unified[oomGroupFile] = tc.group
+			}
+			if tc.edit != nil {
+				tc.edit(&r)
+			}
+			if _, err := tc.node.Prepare(r); err != nil {
+				t.Fatal(err)
+			}
+			if got := made(t, r, inittabFile); !strings.HasSuffix(got, "::once:"+tc.launcher+"\n") {
+				t.Errorf("inittab\n%s", got)
+			}
+			other := map[string]string{"ro": "rw", "rw": "ro"}[tc.mode]
+			if m, _ := mountOf(r.Spec, cgroupFolder); !slices.Contains(m.Options, tc.mode) || slices.Contains(m.Options, other) {
+				t.Errorf("cgroups: %+v", m)
+			}
+			if got, ok := r.Spec.Linux.Resources.Unified[oomGroupFile]; ok {
+				t.Errorf("the container has the switch itself: %s", got)
+			}
+			if tc.launcher == apart && !strings.HasSuffix(made(t, r, "scripts/launch"), "\nexec /run/.pouch/launch\n") {
+				t.Errorf("script\n%s", made(t, r, "scripts/launch"))
 			}
 		})
 	}

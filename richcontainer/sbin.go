@@ -139,7 +139,11 @@ func (n Node) withInittab(r Request, image *image, kind initKind) (Prepared, err
 		}
 		scripts = append(scripts, more...)
 	}
-	i.folder.file(inittabFile, inittabText(own, kind, path.Join(richrun.Folder, richrun.LaunchFile), scripts), 0o644)
+	launch, err := i.launchApart()
+	if err != nil {
+		return Prepared{}, err
+	}
+	i.folder.file(inittabFile, inittabText(own, kind, launch, scripts), 0o644)
 	if err := i.over(inittab, inittabFile); err != nil {
 		return Prepared{}, err
 	}

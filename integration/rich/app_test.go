@@ -262,7 +262,8 @@ func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref str
 		r := c.Linux.Resources
 		r.MemoryLimitInBytes, r.MemorySwapLimitInBytes, r.CpuQuota, r.CpuPeriod = 200<<20, 200<<20, 150000, 100000
 		if v2 {
-			r.Unified = map[string]string{"pids.max": "300", "memory.high": "400000000"}
+			// With the last one an init that makes no cgroups may have them made.
+			r.Unified = map[string]string{"pids.max": "300", "memory.high": "400000000", "memory.oom.group": "1"}
 		}
 	})
 	c.AwaitLine(t, boot, "waiting")

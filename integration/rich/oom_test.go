@@ -9,6 +9,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/integration/lab"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 )
 
@@ -33,33 +34,45 @@ func limitMemory(c *runtime.ContainerConfig, group bool) {
 
 // The application is taken as a whole where the kubelet asks for that; init and services are not: they shut down in order.
 func TestAnOOMInTheApplication(t *testing.T) {
-	for name, group := range map[string]bool{"as a whole": true, "one process": false} {
-		t.Run(name, func(t *testing.T) {
-			if group && !onV2(t) {
-				t.Skip("memory.oom.group is cgroup v2's: make test-vm-rich")
-			}
-			n, ref := onSystemd(t, "oom-app", map[string]string{"witness.service": witness})
-			dir := t.TempDir()
-			c := n.RunPod(t, pod("systemd")).Run(t, "app", image(ref, "sh", "-c",
-				"until test -e /witness/started; do sleep 0.2; done; sleep 1; probe grow; echo one has gone; exec probe wait mark=/witness/asked exit=3"), func(c *runtime.ContainerConfig) {
-				limitMemory(c, group)
-				c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
-			})
-			if !group {
-				c.AwaitLine(t, boot, "waiting")
-				c.Stop(t, 20)
-			}
-			text, code := c.Ended(t)
-			s := c.Status(t)
-			if group && (code != 137 || s.Reason != "OOMKilled" || strings.Contains(text, "gone")) {
-				t.Errorf("code %d, reason %s, log %q", code, s.Reason, text)
-			}
-			if !group && (code != 3 || s.Reason == "OOMKilled" || !strings.Contains(text, "one has gone")) {
-				t.Errorf("code %d, reason %s, log %q", code, s.Reason, text)
-			}
-			mustExist(t, dir, "stopped")
-		})
+	const lines = "::sysinit:/bin/touch /witness/started\n::shutdown:/bin/touch /witness/stopped\n"
+	files := map[machine][]lab.File{
+		{"systemd", "systemd"}:   service("witness.service", witness),
+		{"busybox", "sbin-init"}: {{Name: "etc/inittab", Content: []byte(lines)}},
 	}
+	for m, files := range files {
+		for name, group := range map[string]bool{"as a whole": true, "one process": false} {
+			t.Run(m.name()+", "+name, func(t *testing.T) {
+				if group && !onV2(t) {
+					t.Skip("memory.oom.group is cgroup v2's: make test-vm-rich")
+				}
+				base(t, m.image)
+				n := harness.Start(t)
+				anOOMInTheApplication(t, n, m, push(t, n, m.image, "oom-app", nil, files...), group)
+			})
+		}
+	}
+}
+
+func anOOMInTheApplication(t *testing.T, n *harness.Node, m machine, ref string, group bool) {
+	dir := t.TempDir()
+	c := n.RunPod(t, pod(m.mode)).Run(t, "app", image(ref, "sh", "-c",
+		"until test -e /witness/started; do sleep 0.2; done; sleep 1; probe grow; echo one has gone; exec probe wait mark=/witness/asked exit=3"), func(c *runtime.ContainerConfig) {
+		limitMemory(c, group)
+		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
+	})
+	if !group {
+		c.AwaitLine(t, boot, "waiting")
+		c.Stop(t, 20)
+	}
+	text, code := c.Ended(t)
+	s := c.Status(t)
+	if group && (code != 137 || s.Reason != "OOMKilled" || strings.Contains(text, "gone")) {
+		t.Errorf("code %d, reason %s, log %q", code, s.Reason, text)
+	}
+	if !group && (code != 3 || s.Reason == "OOMKilled" || !strings.Contains(text, "one has gone")) {
+		t.Errorf("code %d, reason %s, log %q", code, s.Reason, text)
+	}
+	mustExist(t, dir, "stopped")
 }
 
 func TestAnOOMOfAServiceLeavesTheApplication(t *testing.T) {
