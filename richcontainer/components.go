@@ -37,16 +37,17 @@ type Component struct {
 	Essential bool `toml:"essential"`
 }
 
-// components gives those that the container is to have: what the pod asks for, and what is compulsory in its namespace. What
-// the namespace is called is the CRI client's word.
-func (n Node) components(r Request) ([]Component, error) {
+// components gives those that the container is to have: what the pod asks for, and what is compulsory in its namespace, if it
+// has something for the init or is essential. What the namespace is called is the CRI client's word.
+func (n Node) components(r Request, has func(Component) bool) ([]Component, error) {
 	all, err := ReadComponents(n.ComponentsDir)
 	if err != nil {
 		return nil, r.Choice.refuse(errdefs.ErrFailedPrecondition, "%w", err)
 	}
 	var out []Component
 	for _, c := range all {
-		if slices.Contains(r.Choice.Options.Components, c.Name) || slices.Contains(c.Namespaces, "*") || slices.Contains(c.Namespaces, r.Namespace) {
+		compulsory := slices.Contains(c.Namespaces, "*") || slices.Contains(c.Namespaces, r.Namespace)
+		if slices.Contains(r.Choice.Options.Components, c.Name) || compulsory && (c.Essential || has(c)) {
 			out = append(out, c)
 		}
 	}

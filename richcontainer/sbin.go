@@ -127,7 +127,7 @@ func (n Node) withInittab(r Request, image *image, kind initKind) (Prepared, err
 			return Prepared{}, err
 		}
 	}
-	components, err := n.components(r)
+	components, err := n.components(r, func(c Component) bool { return len(c.Scripts) > 0 })
 	if err != nil {
 		return Prepared{}, err
 	}

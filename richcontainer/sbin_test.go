@@ -208,6 +208,41 @@ func TestComponents(t *testing.T) {
 	wantError(t, err, errdefs.IsInvalidArgument, `"other"`, "[agent, monitor]", "other.toml")
 }
 
+// What is compulsory, and has nothing for an init, keeps nothing from starting unless it is essential; who asks for it by name
+// is told.
+func TestComponentsWithNothingForAnInit(t *testing.T) {
+	needRoot(t)
+	agent := rootfs(t, map[string]string{"a.service": "[Service]\n", "start": "#!/bin/sh\n"})
+	busybox := map[string]string{"bin/busybox": "x", "sbin/init": "-> ../bin/busybox"}
+	for name, tc := range map[string]struct {
+		text    string
+		mode    Mode
+		files   map[string]string
+		asked   []string
+		refused string
+	}{
+		"units alone, busybox":          {"units = ['a.service']\nnamespaces = ['*']", SbinInit, busybox, nil, ""},
+		"units alone, asked for":        {"units = ['a.service']\nnamespaces = ['*']", SbinInit, busybox, []string{"agent"}, "component agent has no scripts"},
+		"units alone, essential":        {"units = ['a.service']\nnamespaces = ['*']\nessential = true", SbinInit, busybox, nil, "component agent has no scripts"},
+		"scripts alone, systemd":        {"scripts = ['start']\nnamespaces = ['default']", Systemd, debian(nil), nil, ""},
+		"scripts alone, systemd, asked": {"scripts = ['start']", Systemd, debian(nil), []string{"agent"}, "component agent has no units"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := components(t, map[string]string{"agent.toml": "path = '" + agent + "'\n" + tc.text})
+			r := request(t, tc.mode, rootfs(t, tc.files))
+			r.Choice.Options.Components = tc.asked
+			_, err := n.Prepare(r)
+			if tc.refused != "" {
+				wantError(t, err, errdefs.IsFailedPrecondition, tc.refused)
+			} else if err != nil {
+				t.Error(err)
+			} else if _, at := mountOf(r.Spec, "/run/.pouch/components/agent"); at >= 0 {
+				t.Error("its folder is mounted")
+			}
+		})
+	}
+}
+
 func TestComponentsThatAreWrong(t *testing.T) {
 	needRoot(t)
 	for name, tc := range map[string]struct{ file, text, want string }{
@@ -220,7 +255,7 @@ func TestComponentsThatAreWrong(t *testing.T) {
 		"no TOML":             {"a.toml", "path", "a.toml"},
 		"a bad name":          {"A_b.toml", "path = '/x'", "no name of a component"},
 		"a folder that's not": {"a.toml", "path = '/does/not/exist'\nunits = ['a.service']\nnamespaces = ['*']", "component a: "},
-		"no scripts":          {"a.toml", "path = '/'\nunits = ['a.service']\nnamespaces = ['*']", "has no scripts"},
+		"no scripts":          {"a.toml", "path = '/'\nunits = ['a.service']\nnamespaces = ['*']\nessential = true", "has no scripts"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files, mode := debian(nil), Systemd

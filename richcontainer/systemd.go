@@ -186,7 +186,7 @@ func (i *realInit) brought() ([]unitFile, error) {
 	for _, u := range all {
 		i.plan.Brought = append(i.plan.Brought, richrun.Brought{Unit: u.name})
 	}
-	components, err := i.n.components(i.r)
+	components, err := i.n.components(i.r, func(c Component) bool { return len(c.Units) > 0 })
 	if err != nil {
 		return nil, err
 	}
