@@ -73,3 +73,26 @@ func TestTheGuideListsMessagesThatExist(t *testing.T) {
 		t.Errorf("the guide lists %d messages", messages)
 	}
 }
+
+// Each example says how its image is built, under the name that its pod has.
+func TestTheReadmesBuildWhatThePodsRun(t *testing.T) {
+	pods, err := filepath.Glob("../../examples/*/pod.yaml")
+	if err != nil || len(pods) == 0 {
+		t.Fatal(pods, err)
+	}
+	for _, pod := range pods {
+		manifest, err := os.ReadFile(pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		readme, err := os.ReadFile(filepath.Join(filepath.Dir(pod), "README.md"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		image := regexp.MustCompile(`(?m)^ *image: (\S+)`).FindSubmatch(manifest)
+		if image == nil || !strings.Contains(string(readme), "docker build -t "+string(image[1])+" .") {
+			t.Errorf("%s: the README does not build %q", pod, image)
+		}
+	}
+}

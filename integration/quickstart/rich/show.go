@@ -104,7 +104,7 @@ func (s *show) bringUp(ctx context.Context) error {
 
 // wait says how to look at the pod, until the user is done. Whatever he made meanwhile goes with the lab.
 func (s *show) wait(ctx context.Context) {
-	stage.Step("until Ctrl-C:\n      export CRI_POUCH_SOCKET=%s\n      cri-pouch exec -it %s bash", s.lab.Socket(), s.spec.Name)
+	stage.Step("until Ctrl-C:\n      export CRI_POUCH_SOCKET=%s\n      ./bin/cri-pouch exec -it %s bash", s.lab.Socket(), s.spec.Name)
 	if s.key != "" {
 		fmt.Printf("      ssh -i %s ops@%s\n", s.key, s.ip)
 	}
