@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -31,6 +31,7 @@ func (s *Service) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask the shim for its containers: %w", err)
 	}
+	failpoint.Hit("containers.listed")
 	held := make(map[string]task.Info, len(infos))
 	for _, i := range infos {
 		held[i.ID] = i
@@ -187,27 +188,6 @@ func (s *Service) recoverUnheld(ctx context.Context, c *container) {
 	if _, err := os.Stat(filepath.Join(s.bundleDir(c.id), task.CreatedMark)); err == nil {
 		s.lost(ctx, c, lostMessage)
 	}
-}
-
-// takeBack takes a container out of the shim whose start was cut off: the program did not run, so the container is as good as
-// new. Prestart hooks that still run must not lead to a program that nobody has asked for twice. Until it is done, the container
-// can be neither started nor removed.
-func (s *Service) takeBack(ctx context.Context, c *container) {
-	if err := c.op.Acquire(ctx, 1); err != nil {
-		return // the recovery as a whole has ended
-	}
-	s.chores.run("take back the start of container "+c.id+" that was cut off", 0, func(ctx context.Context) error {
-		_, err := s.Runtime.Delete(ctx, c.id)
-		for errdefs.IsFailedPrecondition(err) && ctx.Err() == nil { // it is being created: nothing tells when
-			pause(ctx, 50*time.Millisecond)
-			_, err = s.Runtime.Delete(ctx, c.id)
-		}
-		if err != nil && !errdefs.IsNotFound(err) {
-			return err
-		}
-		c.op.Release(1)
-		return nil
-	})
 }
 
 func (s *Service) sameBoot(sandboxID string) bool {

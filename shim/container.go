@@ -55,6 +55,7 @@ type container struct {
 	status    task.Status
 	startedAt time.Time
 	begun     chan struct{} // not nil: Start was called; closed: it is known whether the program ran
+	letGo     bool          // its program is about to run, or has run: the start cannot be given up any more
 	starting  bool          // its prestart hooks run
 	ending    bool          // its poststop hooks run
 	silent    bool          // its end is of our own making and told to nobody

@@ -80,9 +80,9 @@ func deleted(p *process) *taskapi.DeleteResponse {
 	return &taskapi.DeleteResponse{Pid: uint32(p.pid), ExitStatus: p.exit.Code, ExitedAt: timestamppb.New(p.exit.ExitedAt)}
 }
 
-// delete removes a container that has ended or was never started.
+// delete removes a container that has ended or whose program never ran; a start under way ends. FailedPrecondition: it runs.
 func (c *container) delete(ctx context.Context) error {
-	if c.state() == task.Created {
+	if c.giveUp() {
 		return c.destroyByForce(ctx)
 	}
 	release, err := c.take(ctx)

@@ -63,7 +63,9 @@ func (c *container) begin(ctx context.Context) (settle func(error), err error) {
 	return func(err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.silent = c.silent || err != nil // the error tells of its end
+		if err != nil {
+			c.silent, c.letGo = true, false // the error tells of its end
+		}
 		close(c.begun)
 	}, nil
 }
@@ -75,8 +77,8 @@ func (c *container) run() error {
 		return err
 	}
 	defer release()
-	if c.life.Err() != nil {
-		return errDestroyed
+	if err := c.commit(); err != nil {
+		return err
 	}
 	c.init.io.start()
 	c.s.oom.follow(c)
@@ -96,6 +98,29 @@ func (c *container) run() error {
 	}
 	c.mu.Unlock()
 	return c.node.run(hookrun.Poststart, specs.StateRunning, c.init.pid)
+}
+
+// commit decides that the program runs, unless the start was given up before.
+func (c *container) commit() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.life.Err() != nil {
+		return errDestroyed
+	}
+	c.letGo = true
+	return nil
+}
+
+// giveUp ends a start under way, and any that may come. It says no where that is too late, for the program runs or is about to.
+func (c *container) giveUp() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.status != task.Created || c.letGo {
+		return false
+	}
+	c.silent = true
+	c.doom()
+	return true
 }
 
 // errDestroyed says why a start has come to an end.

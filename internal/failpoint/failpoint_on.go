@@ -15,7 +15,8 @@ import (
 const Enabled = true
 
 // Hit acts on the environment variable CRI_POUCH_FAILPOINTS, a comma-separated list of NAME=kill (SIGKILL to this
-// process) or NAME=sleep:DURATION. Names have the form room.step, as "sandbox.network-attached".
+// process), NAME=sleep:DURATION or NAME=hold:PATH, which makes the file PATH and waits until it is removed. Names have the form
+// room.step, as "sandbox.network-attached".
 func Hit(name string) {
 	for _, entry := range strings.Split(os.Getenv("CRI_POUCH_FAILPOINTS"), ",") {
 		key, action, _ := strings.Cut(entry, "=")
@@ -28,7 +29,24 @@ func Hit(name string) {
 			}
 			continue
 		}
+		if path, ok := strings.CutPrefix(action, "hold:"); ok {
+			hold(path)
+			continue
+		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
+	}
+}
+
+// hold tells a test, by a file, that the step is reached, and lets it say when to go on.
+func hold(path string) {
+	if os.WriteFile(path, nil, 0o600) != nil {
+		return
+	}
+	for {
+		if _, err := os.Stat(path); err != nil {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }

@@ -21,7 +21,8 @@ type Runtime interface {
 	// reach the poststop hooks of a container that is ending, and is no error then. Where pid 1 is a real init, any signal but
 	// SIGKILL is for the application, which is not started again; with all the init then ends its other services too.
 	Kill(ctx context.Context, id string, signal uint32, all bool) error
-	// Delete removes an ended (or never started) container and gives its end.
+	// Delete removes an ended (or never started) container and gives its end. A start in progress ends, unless its program is
+	// about to run: then, as for any that runs, it is FailedPrecondition.
 	Delete(ctx context.Context, id string) (Exit, error)
 	// Wait blocks until the container's init (execID "") or the exec'd process has ended and its log is complete, and the
 	// container's poststop hooks are done.
