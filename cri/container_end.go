@@ -24,21 +24,22 @@ const (
 	lostCode = 255
 )
 
-// exited notes the end of a container that ran.
+// exited notes the end of a container that ran. A start in progress comes first: where it fails, it says why.
 func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
+	starting := c.awaitStart(ctx)
 	startedAt := c.view().startedAt
 	if startedAt.IsZero() { // it ended before StartContainer had the shim's answer
 		info, err := s.Runtime.State(ctx, c.id)
 		if err == nil {
 			startedAt = info.StartedAt
 		}
-		if startedAt.IsZero() && (err == nil || errdefs.IsNotFound(err)) && c.starting() {
-			return // its program never ran: the start that fails says why
+		if startedAt.IsZero() && (err == nil || errdefs.IsNotFound(err)) && starting {
+			return // its program never ran
 		}
 	}
 	s.finish(ctx, c, model.End{
 		StartedAt: startedAt, FinishedAt: exit.ExitedAt, ExitCode: int32(exit.Code), Reason: exitReason(exit),
-		Message: s.richEnd(c.view().rec),
+		Message: joined(s.richEnd(c.view().rec), s.poststartEnd(c)),
 	})
 }
 

@@ -79,18 +79,20 @@ func (s *Service) hookEnd(rec model.Container, end *model.End) {
 		return
 	}
 	end.Hooks = slices.Concat(s.hookResults(rec), end.Hooks)
-	var said []string
-	if end.Message != "" {
-		said = append(said, end.Message)
-	}
+	said := []string{end.Message}
 	for _, r := range end.Hooks {
 		// What made the start fail is its error already.
 		if r.Outcome != hookrun.Succeeded && (r.Ignored || end.Reason != reasonStartError) {
 			said = append(said, r.String())
 		}
 	}
-	end.Message = bounded(strings.Join(said, "; "), maxEndMessage)
+	end.Message = bounded(joined(said...), maxEndMessage)
 	end.Hooks = fit(end.Hooks)
+}
+
+// joined makes one message of those that say something.
+func joined(messages ...string) string {
+	return strings.Join(slices.DeleteFunc(messages, func(m string) bool { return m == "" }), "; ")
 }
 
 // skippedHooks are the poststop hooks of a lost container that nobody can have run to their end.

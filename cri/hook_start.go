@@ -19,11 +19,12 @@ import (
 // errDismissed ends a start that somebody no longer wants.
 var errDismissed = fmt.Errorf("the container was stopped before its program ran: %w", errdefs.ErrAborted)
 
-// startLimit is how long a start goes on: a predecessor's poststop hooks may come before it, and its own prestart hooks are in it.
+// startLimit is how long a start goes on: a predecessor's poststop hooks may come before it, its own prestart hooks are in it, and
+// its poststop hooks where a hook of the node ends the program.
 func startLimit(rec model.Container) time.Duration {
 	limit := containerLimit
 	if hooked(rec) {
-		limit += hooks.PrestartLimit
+		limit += hooks.PrestartLimit + hooks.PoststopLimit
 	}
 	if rec.Lineage.Predecessor != "" {
 		limit += hooks.PoststopLimit
@@ -44,23 +45,32 @@ func (c *container) beginStart(ctx context.Context) (context.Context, func()) {
 	ctx, cut := context.WithCancelCause(ctx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.cut = cut
+	c.cut, c.startOver = cut, make(chan struct{})
 	if c.dismissals > 0 {
 		cut(errDismissed)
 	}
 	return ctx, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.cut = nil
+		close(c.startOver)
+		c.cut, c.startOver = nil, nil
 		cut(nil)
 	}
 }
 
-// starting says whether a start is in progress.
-func (c *container) starting() bool {
+// awaitStart waits until a start in progress is over, and says whether there was one.
+func (c *container) awaitStart(ctx context.Context) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.cut != nil
+	over := c.startOver
+	c.mu.Unlock()
+	if over == nil {
+		return false
+	}
+	select {
+	case <-over:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // created notes the pid of the container that was created for a start in progress, and says whether that is still wanted.

@@ -81,3 +81,15 @@ func (s *Service) noteNodeHooks(c *container, ended bool) {
 		s.note(c, e)
 	}
 }
+
+// poststartEnd says which hook of the node ended the container's program after its start, if one did. Who asked for the start
+// has it in the error; the container's message needs it where that daemon has died.
+func (s *Service) poststartEnd(c *container) string {
+	results, _ := hookrun.ReadNodeResults(s.bundleDir(c.id)) // noteNodeHooks tells of the error
+	for _, r := range results {
+		if r.Stage == hookrun.Poststart && r.Outcome != hookrun.Succeeded {
+			return "the node's " + r.String()
+		}
+	}
+	return ""
+}

@@ -107,6 +107,7 @@ type container struct {
 
 	// cut ends a start in progress that waits for something; dismissals are those who do not want one. mu guards both.
 	cut        context.CancelCauseFunc
+	startOver  chan struct{} // closed when the start in progress is over
 	dismissals int
 
 	ended   chan struct{} // closed when rec.End is set

@@ -93,6 +93,26 @@ func TestANodeHookThatFailsEndsTheStart(t *testing.T) {
 	})
 }
 
+// A poststart hook that fails ends a program that has begun: the pod's poststop hooks clean up after it, once, before the start's
+// failure is told.
+func TestThePodsPoststopHooksRunAfterAFailedPoststartHook(t *testing.T) {
+	h := withHooks(t)
+	dir := openDir(t)
+	h.script(t, "50-bad.json", "poststart", 20, "exec 2>&1; while [ ! -e "+filepath.Join(dir, "ran")+" ]; do sleep 0.05; done; exit 5")
+	p := h.RunPod(t, hooks(t, poststopKey, shell("clean", `echo "$POUCH_EXIT_CODE $POUCH_REASON" >>/witness/cleaned`)))
+	c := p.Create(t, "app", witness(dir), harness.Sh("touch /witness/ran; exec sleep 1000"))
+	wantCode(t, tryStart(t, c), codes.Aborted, "poststart", "50-bad.json", "exit code 5")
+	if b, _ := os.ReadFile(filepath.Join(dir, "cleaned")); string(b) != "137 Killed\n" {
+		t.Errorf("the hook wrote %q", b)
+	}
+	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_EXITED || s.ExitCode != 128 || s.Reason != "StartError" || !strings.Contains(s.Message, "50-bad.json") {
+		t.Errorf("the container is %v", s)
+	}
+	if got, want := outcomes(hookResults(t, c)), []string{"poststop clean succeeded"}; !slices.Equal(got, want) {
+		t.Errorf("results are %q", got)
+	}
+}
+
 // running says whether a process has this argument.
 func running(argument string) bool {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")

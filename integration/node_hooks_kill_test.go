@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -77,5 +78,51 @@ func TestTheDaemonIsBackBeforeACreationIsDone(t *testing.T) {
 	}
 	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("the container is %v", s)
+	}
+}
+
+// The daemon dies while a poststart hook runs that fails later: the next one has found the container running, and it ends as any
+// other does, also where that happens while nobody listens.
+func TestAPoststartHookFailsAfterTheDaemonsDeath(t *testing.T) {
+	for name, held := range map[string]bool{"while the next one serves": false, "while the next one recovers": true} {
+		t.Run(name, func(t *testing.T) {
+			h := withHooks(t, harness.Failpoints(t))
+			dir := openDir(t)
+			h.declare(t, "10-stop.json", declaration(always, h.program, []string{"poststop"}, "poststop"))
+			h.script(t, "20-slow.json", "poststart", 20, "exec 2>&1; : > "+filepath.Join(dir, "begun")+"; while [ ! -e "+filepath.Join(dir, "go")+" ]; do sleep 0.05; done; echo no such device; exit 5")
+			p := h.RunPod(t, hooks(t, poststopKey, shell("clean", "echo >>/witness/cleaned")))
+			c := p.Create(t, "app", witness(dir))
+			failed := make(chan error, 1)
+			go func() { failed <- tryStart(t, c) }()
+			awaitFile(t, filepath.Join(dir, "begun"))
+			h.KillDaemon(t)
+			<-failed
+			if held {
+				goOn := startHeld(t, h.Node, "containers.listed")
+				touch(t, filepath.Join(dir, "go"))
+				harness.Eventually(t, "the program is killed", func() bool { b, _ := os.ReadFile(filepath.Join(dir, "cleaned")); return len(b) > 0 })
+				goOn()
+			} else {
+				h.StartDaemon(t)
+				if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+					t.Errorf("the container is %v", s)
+				}
+				touch(t, filepath.Join(dir, "go"))
+			}
+			if _, code := c.Ended(t); code != 137 {
+				t.Errorf("code %d", code)
+			}
+			if s := c.Status(t); s.Reason != "Error" || !strings.Contains(s.Message, "the node's poststart hook") || !strings.Contains(s.Message, "no such device") {
+				t.Errorf("the container is %v", s)
+			}
+			c.Stop(t, 0)
+			p.Remove(t)
+			if got := said(h.notes(t)); !slices.Equal(got, []string{"poststop"}) {
+				t.Errorf("%q", got)
+			}
+			if b, _ := os.ReadFile(filepath.Join(dir, "cleaned")); string(b) != "\n" {
+				t.Errorf("the pod's poststop hook ran %d times", len(b))
+			}
+		})
 	}
 }

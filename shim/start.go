@@ -17,8 +17,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-// start runs a created container's prestart hooks and lets it run its program. When it fails, the container is taken away.
-// It goes on when the caller gives up.
+// start runs a created container's prestart hooks and lets it run its program. When it fails, the container is taken away, or,
+// if the program has run, has ended. It goes on when the caller gives up.
 func (c *container) start(ctx context.Context) error {
 	settle, err := c.begin(ctx)
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *container) start(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if undoErr := c.destroyByForce(ctx); undoErr != nil {
+	if undoErr := c.endStart(ctx); undoErr != nil {
 		c.log.WithError(undoErr).Error("a failed start left something behind")
 	}
 	return fmt.Errorf("start container %s: %w", c.id, err)
@@ -63,11 +63,26 @@ func (c *container) begin(ctx context.Context) (settle func(error), err error) {
 	return func(err error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if err != nil {
+		if err != nil && c.startedAt.IsZero() {
 			c.silent, c.letGo = true, false // the error tells of its end
 		}
 		close(c.begun)
 	}, nil
+}
+
+// endStart ends a container whose start has failed. A program that has run ends as any other, with its poststop hooks, and waits
+// to be deleted: a daemon that was not there when the start began has seen it running, and has to find its end.
+func (c *container) endStart(ctx context.Context) error {
+	if !c.ran() {
+		return c.destroyByForce(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), poststopLimit+3*killLimit)
+	defer cancel()
+	if err := c.kill(ctx, unix.SIGKILL, true); err != nil && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	_, err := c.init.await(ctx)
+	return err
 }
 
 // run lets the program run, unless the container was destroyed meanwhile.

@@ -14,8 +14,8 @@ type Runtime interface {
 	// Create makes a container from an OCI bundle and leaves it before its exec; it gives the init's pid.
 	Create(ctx context.Context, r CreateRequest) (pid int, err error)
 	// Start runs the created container's prestart hooks (internal/hookrun) and lets it run its program; it gives the start
-	// time that List will report. A hook that fails is Aborted, the error names it, and the container is taken away.
-	// A program that cannot be executed is an error that names it.
+	// time that List will report. A hook that fails is Aborted, the error names it, and the container is taken away,
+	// or has ended where its program had begun. A program that cannot be executed is an error that names it.
 	Start(ctx context.Context, id string) (startedAt time.Time, err error)
 	// Kill sends a signal (number, signal(7)) to the container's init, or, with all, to every process of its cgroup. It does not
 	// reach the poststop hooks of a container that is ending, and is no error then. Where pid 1 is a real init, any signal but
