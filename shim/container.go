@@ -39,6 +39,7 @@ type container struct {
 	hooks      *hooks       // nil: it has none
 	ofHook     bool         // it is no client's, a hook runs in it
 	node       *nodeHooks   // nil: no hook of the node concerns it
+	turn       *turn        // of its creation
 
 	killed   atomic.Bool  // by SIGKILL, through us
 	killedAt atomic.Int64 // when that was first, in nanoseconds since 1970

@@ -40,12 +40,11 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 	if err := s.reserve(c); err != nil {
 		return 0, err
 	}
-	release, err := s.slot(ctx)
-	if err != nil {
+	if c.turn, err = s.turn(ctx); err != nil {
 		s.forget(c)
 		return 0, fmt.Errorf("create container %s: %w", id, err)
 	}
-	defer release()
+	defer c.turn.end()
 	if err := c.build(spec); err != nil {
 		return 0, err
 	}

@@ -54,17 +54,23 @@ func (h *nodeHooks) install(config *configs.Config) {
 	if h == nil {
 		return
 	}
-	config.Hooks[configs.CreateRuntime] = configs.HookList{configs.NewFunctionHook(func(s *specs.State) error {
-		for _, stage := range []hookrun.Stage{hookrun.Prestart, hookrun.CreateRuntime, hookrun.CreateContainer} {
-			if err := h.run(stage, specs.StateCreating, s.Pid); err != nil {
-				h.mu.Lock()
-				h.failed = err
-				h.mu.Unlock()
-				return err
-			}
-		}
-		return nil
+	config.Hooks[configs.CreateRuntime] = configs.HookList{configs.NewFunctionHook(func(s *specs.State) (err error) {
+		h.c.turn.aside(func() { err = h.create(s.Pid) })
+		return err
 	})}
+}
+
+// create runs the hooks of a creation.
+func (h *nodeHooks) create(pid int) error {
+	for _, stage := range []hookrun.Stage{hookrun.Prestart, hookrun.CreateRuntime, hookrun.CreateContainer} {
+		if err := h.run(stage, specs.StateCreating, pid); err != nil {
+			h.mu.Lock()
+			h.failed = err
+			h.mu.Unlock()
+			return err
+		}
+	}
+	return nil
 }
 
 // own gives the error of the hook that ended the creation, without what libcontainer has to say of it.

@@ -55,7 +55,7 @@ type Server struct {
 	events    *broker
 	files     *filewatch.Watcher
 	oom       *oomWatch
-	starts    chan struct{} // a slot for each create or exec under way
+	starts    chan struct{} // a slot for each create, exec or launch of a hook under way
 	clients   *clients
 	launches  launches
 
@@ -209,16 +209,6 @@ func (s *Server) forget(c *container) {
 	defer s.mu.Unlock()
 	if s.containers[c.id] == c {
 		delete(s.containers, c.id)
-	}
-}
-
-// slot waits for its turn to start something.
-func (s *Server) slot(ctx context.Context) (release func(), err error) {
-	select {
-	case s.starts <- struct{}{}:
-		return func() { <-s.starts }, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("too many starts at once: %w", ctx.Err())
 	}
 }
 
