@@ -122,7 +122,7 @@ func (s *Service) letGo(ctx context.Context, c *container) error {
 	if err := s.Rootfs.Unmount(ctx, c.id); err != nil {
 		return err
 	}
-	s.noteNodeHooks(c, true) // once: what comes before may be tried again
+	s.noteNodeHooks(c)
 	close(c.cleaned)
 	return nil
 }

@@ -96,7 +96,6 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 		}
 		return s.startFailed(ctx, c, err)
 	}
-	s.noteNodeHooks(c, false)
 	failpoint.Hit("container.started")
 	s.tellStarted(c, startedAt) // the end of a short-lived one may have told it already
 	return nil
@@ -113,7 +112,7 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 	if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 		s.Log.WithField("container", c.id).WithError(err).Warn("cannot delete a container that failed to start")
 	}
-	s.noteNodeHooks(c, false)
+	s.noteNodeHooks(c)
 	now := time.Now().UTC()
 	what := "start container " + c.id
 	s.finish(ctx, c, model.End{

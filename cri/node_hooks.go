@@ -3,6 +3,7 @@ package cri
 import (
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -61,26 +62,33 @@ func newNodeHookFailures(r prometheus.Registerer) *prometheus.CounterVec {
 	return failures
 }
 
-// noteNodeHooks counts the node's hooks of a container that failed: those up to its start, or those after its end.
-func (s *Service) noteNodeHooks(c *container, ended bool) {
+// noteNodeHooks tells of the node's hooks of a container that did not succeed, each once: those that have run so far.
+func (s *Service) noteNodeHooks(c *container) {
 	results, err := hookrun.ReadNodeResults(s.bundleDir(c.id))
 	log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
 	if err != nil {
 		log.WithError(err).Warn("what became of the node's hooks is not known")
 	}
+	c.telling.Lock()
+	defer c.telling.Unlock()
 	for _, r := range results {
-		if (r.Stage == hookrun.Poststop) != ended || r.Outcome == hookrun.Succeeded {
+		at := r.StartedAt.Add(r.Duration)
+		if r.Outcome == hookrun.Succeeded || c.hooksTold[nodeHookKey(at)] || !at.After(c.toldUntil) {
 			continue
 		}
+		if c.hooksTold == nil {
+			c.hooksTold = map[string]bool{}
+		}
+		c.hooksTold[nodeHookKey(at)] = true
 		s.nodeFailures.WithLabelValues(string(r.Stage)).Inc()
 		log.Warnf("the node's %s", r)
-		e := journal.Entry{Kind: journal.Hook, Reason: string(r.Outcome), Message: "the node's " + r.String()}
-		if !r.StartedAt.IsZero() {
-			e.Time = r.StartedAt.Add(r.Duration)
-		}
-		s.note(c, e)
+		s.note(c, journal.Entry{Kind: journal.Hook, Time: at, Reason: string(r.Outcome), Message: "the node's " + r.String()})
 	}
 }
+
+// nodeHookKey tells the hooks of the node for one container from each other, by when they ended: a start that was cut off runs
+// them again.
+func nodeHookKey(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
 
 // poststartEnd says which hook of the node ended the container's program after its start, if one did. Who asked for the start
 // has it in the error; the container's message needs it where that daemon has died.

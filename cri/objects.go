@@ -103,7 +103,8 @@ type container struct {
 	// telling is held while the world is told of the container's start, which happens before it is told of the end.
 	telling   sync.Mutex
 	startTold bool
-	hooksTold map[string]bool // by hookKey
+	hooksTold map[string]bool // by hookKey, the node's by nodeHookKey
+	toldUntil time.Time       // what happened up to then may have been told by a former daemon
 
 	// cut ends a start in progress that waits for something; dismissals are those who do not want one. mu guards both.
 	cut        context.CancelCauseFunc

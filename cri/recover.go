@@ -187,7 +187,9 @@ func (s *Service) recoverUnheld(ctx context.Context, c *container) {
 	}
 	if _, err := os.Stat(filepath.Join(s.bundleDir(c.id), task.CreatedMark)); err == nil {
 		s.lost(ctx, c, lostMessage)
+		return
 	}
+	s.noteNodeHooks(c) // of a start that failed while no daemon ran
 }
 
 func (s *Service) sameBoot(sandboxID string) bool {

@@ -17,7 +17,7 @@ type told struct {
 	kinds  map[string]map[journal.Kind]bool
 	last   map[string]journal.Entry // of each container
 	rich   map[string]richTold
-	hooks  map[string]map[string]bool // of each container, by hookKey
+	hooks  map[string]map[string]bool // of each container, by hookKey and nodeHookKey
 }
 
 func (s *Service) readJournal() told {
@@ -98,7 +98,10 @@ func (s *Service) catchUp(c *container, t told, info task.Info) {
 	if !t.has(c.id, rec.CreatedAt, journal.Created) {
 		s.note(c, journal.Entry{Kind: journal.Created, Time: rec.CreatedAt})
 	}
-	c.hooksTold = t.hooks[c.id]
+	c.hooksTold, c.toldUntil = t.hooks[c.id], t.oldest
+	if t.off {
+		c.toldUntil = time.Now()
+	}
 	if at := startOf(rec, info); !at.IsZero() {
 		c.startTold = t.has(c.id, at, journal.Started)
 		s.tellStarted(c, at)
@@ -143,4 +146,5 @@ func (t told) addHook(e journal.Entry) {
 		t.hooks[e.ContainerID] = map[string]bool{}
 	}
 	t.hooks[e.ContainerID][hookKeyOf(e.Message)] = true
+	t.hooks[e.ContainerID][nodeHookKey(e.Time)] = true
 }

@@ -40,6 +40,7 @@ func (s *Service) endStart(ctx context.Context, c *container) error {
 	for {
 		_, err := s.Runtime.Delete(ctx, c.id)
 		if err == nil || errdefs.IsNotFound(err) {
+			s.noteNodeHooks(c)
 			return nil
 		}
 		if !errdefs.IsFailedPrecondition(err) {

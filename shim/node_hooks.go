@@ -129,7 +129,7 @@ func (h *nodeHooks) one(stage hookrun.Stage, hook specs.Hook, state specs.State)
 		limit = min(limit, time.Duration(*hook.Timeout)*time.Second)
 	}
 	if limit <= 0 {
-		return hookrun.Result{Outcome: hookrun.Skipped, Message: fmt.Sprintf("the node's hooks before it have used up the %s that they have together", hookrun.NodeStartLimit)}
+		return hookrun.Result{Outcome: hookrun.Skipped, StartedAt: time.Now(), Message: fmt.Sprintf("the node's hooks before it have used up the %s that they have together", hookrun.NodeStartLimit)}
 	}
 	switch stage {
 	case hookrun.StartContainer:

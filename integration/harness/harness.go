@@ -36,8 +36,8 @@ func Failpoints(t testing.TB) Option {
 	return func(o *lab.Options) { o.Binary = binary }
 }
 
-// Config sets the daemon's configuration file.
-func Config(toml string) Option { return func(o *lab.Options) { o.Config = toml } }
+// Config adds sections to the daemon's configuration file.
+func Config(toml string) Option { return func(o *lab.Options) { o.Config += toml + "\n" } }
 
 // Root places the daemon's root folder.
 func Root(dir string) Option { return func(o *lab.Options) { o.Root = dir } }
