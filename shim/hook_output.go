@@ -14,7 +14,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
-// hookLogMax bounds what one hook may write to the container's log, in bytes: the log is the application's.
+// hookLogMax bounds what one hook may add to the container's log, in bytes as they stand there: the log is the application's.
 const hookLogMax = 1 << 20
 
 // hookOutput takes what a hook writes to stdout and stderr, which are one pipe. All of it is read, the end is kept.
@@ -80,7 +80,7 @@ func (o *hookOutput) finish() string {
 type hookLog struct {
 	to     *crilog.Stream
 	prefix []byte
-	left   int  // bytes that may still be written
+	left   int  // bytes that may still be added
 	inLine bool // a line has begun
 	line   []byte
 }
@@ -99,10 +99,13 @@ func (l *hookLog) write(p []byte) {
 		if n == 0 {
 			n = len(p)
 		}
-		n = min(n, l.left)
 		if !l.inLine {
+			if l.left -= l.to.Head() + len(l.prefix); l.left <= 0 {
+				break
+			}
 			l.line = append(l.line, l.prefix...)
 		}
+		n = min(n, l.left)
 		l.line = append(l.line, p[:n]...)
 		l.inLine = p[n-1] != '\n'
 		l.left -= n
@@ -112,7 +115,7 @@ func (l *hookLog) write(p []byte) {
 		if l.inLine {
 			l.line = append(l.line, '\n')
 		}
-		l.line = fmt.Appendf(l.line, "%s(what it writes beyond %d bytes is left out)\n", l.prefix, hookLogMax)
+		l.line = fmt.Appendf(l.line, "%s(what goes beyond %d bytes of the log is left out)\n", l.prefix, hookLogMax)
 	}
 	_, _ = l.to.Write(l.line)
 }

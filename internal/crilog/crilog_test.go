@@ -31,6 +31,7 @@ func TestRecords(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "log")
 			f := opened(t, path)
 			s := f.Stream("stdout")
+			defer checkSize(t, path, s, c.want)
 			for _, w := range c.writes {
 				if n, err := s.Write([]byte(w)); n != len(w) || err != nil {
 					t.Fatalf("Write: %d, %v", n, err)
@@ -41,6 +42,18 @@ func TestRecords(t *testing.T) {
 				t.Errorf("%.80q, want %.80q", got, c.want)
 			}
 		})
+	}
+}
+
+// checkSize compares the file's size with what Head says of each record.
+func checkSize(t *testing.T, path string, s *Stream, records []string) {
+	t.Helper()
+	want := 0
+	for _, r := range records {
+		want += s.Head() + len(r) - len("F ") + len("\n")
+	}
+	if st, err := os.Stat(path); err != nil || st.Size() != int64(want) {
+		t.Errorf("%v, %v, want %d bytes", st, err, want)
 	}
 }
 

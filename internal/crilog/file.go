@@ -125,6 +125,7 @@ func (f *File) append(records []byte) {
 }
 
 // now is in UTC and has nine digits always, so that records line up and sort.
-func now() []byte {
-	return time.Now().UTC().AppendFormat(make([]byte, 0, 40), "2006-01-02T15:04:05.000000000Z07:00")
-}
+func now() []byte { return time.Now().UTC().AppendFormat(make([]byte, 0, 40), stampLayout) }
+
+// stampLayout is RFC 3339 with all digits of the nanoseconds, in UTC: each stamp is as long as the layout.
+const stampLayout = "2006-01-02T15:04:05.000000000Z"

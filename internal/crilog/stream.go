@@ -18,6 +18,9 @@ type Stream struct {
 // Stream gives a writer for one stream, "stdout" or "stderr".
 func (f *File) Stream(name string) *Stream { return &Stream{file: f, name: name} }
 
+// Head is how many bytes stand before the content of each record.
+func (s *Stream) Head() int { return len(stampLayout) + len(s.name) + len(" ") + len(" F ") }
+
 // Write takes a piece of output. It never fails and never keeps p.
 func (s *Stream) Write(p []byte) (int, error) {
 	n := len(p)

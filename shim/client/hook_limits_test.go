@@ -100,11 +100,8 @@ func TestOutputOfHooks(t *testing.T) {
 			lines = append(lines, rec.content)
 		}
 	}
-	want := []string{"[hook logged] out", "[hook logged] err", "[hook logged] partial", "(cut)", "[hook much] (what it writes beyond 1048576 bytes is left out)",
+	want := []string{"[hook logged] out", "[hook logged] err", "[hook logged] partial", "[hook much] (what goes beyond 1048576 bytes of the log is left out)",
 		"app", "[hook logged] out", "[hook logged] err", "[hook logged] partial"}
-	if len(lines) == len(want) && strings.HasPrefix(lines[3], "[hook much] ") {
-		lines[3] = "(cut)"
-	}
 	if !slices.Equal(lines, want) {
 		t.Errorf("the log has %q", lines)
 	}
