@@ -15,9 +15,8 @@ import (
 
 // The reasons of a container's end, as the kubelet shows them.
 const (
-	reasonCompleted  = "Completed"
-	reasonError      = "Error"
-	reasonOOMKilled  = "OOMKilled"
+	reasonCompleted  = hookrun.ReasonCompleted
+	reasonError      = hookrun.ReasonError
 	reasonStartError = "StartError"
 	reasonLost       = "Lost"
 	// lostCode stands for an exit code that nobody can know.
@@ -38,7 +37,7 @@ func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
 		}
 	}
 	s.finish(ctx, c, model.End{
-		StartedAt: startedAt, FinishedAt: exit.ExitedAt, ExitCode: int32(exit.Code), Reason: exitReason(exit),
+		StartedAt: startedAt, FinishedAt: exit.ExitedAt, ExitCode: int32(exit.Code), Reason: hookrun.Reason(exit.Code, exit.OOMKilled),
 		Message: joined(s.richEnd(c.view().rec), s.poststartEnd(c)),
 	})
 }
@@ -50,7 +49,7 @@ func (s *Service) lost(ctx context.Context, c *container, message string) {
 	if known, err := hookrun.ReadEnd(s.bundleDir(c.id)); err == nil && hooked(v.rec) { // the shim died while the poststop hooks ran
 		end = model.End{
 			StartedAt: known.StartedAt, FinishedAt: known.FinishedAt, ExitCode: int32(known.ExitCode),
-			Reason: exitReason(task.Exit{Code: known.ExitCode, OOMKilled: known.OOMKilled}), Message: s.richEnd(v.rec),
+			Reason: hookrun.Reason(known.ExitCode, known.OOMKilled), Message: s.richEnd(v.rec),
 		}
 	}
 	why := "the container's mounts are gone, for " + message
@@ -59,16 +58,6 @@ func (s *Service) lost(ctx context.Context, c *container, message string) {
 	}
 	end.Hooks = s.skippedHooks(v.rec, why)
 	s.finish(ctx, c, end)
-}
-
-func exitReason(exit task.Exit) string {
-	switch {
-	case exit.Code == 0:
-		return reasonCompleted
-	case exit.OOMKilled:
-		return reasonOOMKilled
-	}
-	return reasonError
 }
 
 // finish ends a container once: the end is made durable, then visible, then shim and mount are let go. Deleting before

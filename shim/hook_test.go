@@ -126,6 +126,7 @@ func TestWhatAPoststopHookIsTold(t *testing.T) {
 		"killed too late":    {ending{Exit: task.Exit{Code: 137}, signal: unix.SIGKILL, endedAt: started}, true, "137", "9", "Error"},
 		"by the OOM killer":  {ending{Exit: task.Exit{Code: 137, OOMKilled: true}, signal: unix.SIGKILL}, true, "137", "9", "OOMKilled"},
 		"success, then kill": {ending{}, true, "0", "", "Completed"},
+		"success, a child killed by the OOM killer": {ending{Exit: task.Exit{OOMKilled: true}}, false, "0", "", "Completed"},
 	} {
 		c := &container{startedAt: started}
 		if tc.killed {

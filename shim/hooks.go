@@ -264,15 +264,10 @@ func (c *container) endOfProcesses(end ending) {
 
 // facts are the variables that tell a poststop hook of the end.
 func (c *container) facts(end ending) [][2]string {
-	reason := "Error"
-	switch {
-	case end.OOMKilled:
-		reason = "OOMKilled"
+	reason := hookrun.Reason(end.Code, end.OOMKilled)
 	// The init of a rich container may be killed when its application has ended already.
-	case end.signal == unix.SIGKILL && c.killed.Load() && end.endedAt.UnixNano() >= c.killedAt.Load():
+	if reason == hookrun.ReasonError && end.signal == unix.SIGKILL && c.killed.Load() && end.endedAt.UnixNano() >= c.killedAt.Load() {
 		reason = "Killed"
-	case end.Code == 0:
-		reason = "Completed"
 	}
 	signal := ""
 	if end.signal != 0 {

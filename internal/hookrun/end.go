@@ -20,6 +20,24 @@ type End struct {
 	FinishedAt time.Time `json:"finishedAt"`
 }
 
+// The reasons of an end, as the container's status has them and poststop hooks are told.
+const (
+	ReasonCompleted = "Completed"
+	ReasonOOMKilled = "OOMKilled"
+	ReasonError     = "Error"
+)
+
+// Reason says why a program with this exit code ended. One that ended well did so although the OOM killer took a process of it.
+func Reason(code uint32, oomKilled bool) string {
+	switch {
+	case code == 0:
+		return ReasonCompleted
+	case oomKilled:
+		return ReasonOOMKilled
+	}
+	return ReasonError
+}
+
 // endMax bounds the file.
 const endMax = 4 << 10
 
