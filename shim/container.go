@@ -243,11 +243,19 @@ func (c *container) allExecs() []*execution {
 	return execs
 }
 
+// hooksDue says that the program has ended and its poststop hooks are still to begin. c.mu is held.
+func (c *container) hooksDue() bool {
+	if c.hooks == nil || len(c.hooks.plan.Poststop) == 0 || c.startedAt.IsZero() || c.status == task.Stopped {
+		return false
+	}
+	return c.init.fd.Ended() || c.rich != nil && c.rich.isDown()
+}
+
 // info is what List and Inspect tell.
 func (c *container) info() *shimapi.Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := &shimapi.Process{Id: c.id, Pid: uint32(c.init.pid), Status: string(c.status), Starting: c.starting, Ending: c.ending}
+	p := &shimapi.Process{Id: c.id, Pid: uint32(c.init.pid), Status: string(c.status), Starting: c.starting, Ending: c.ending || c.hooksDue()}
 	if c.ending {
 		p.Pid = 0
 	}

@@ -260,6 +260,13 @@ func (r *rich) shutDown() {
 	}
 }
 
+// isDown says whether the application is over, or is to end with everything else.
+func (r *rich) isDown() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.progress.Because != ""
+}
+
 // signalIn says whether the signal to shut down is in one of the init's sets: blocked, or pending.
 func (r *rich) signalIn(set string) bool {
 	in, err := signalIn(r.c.init.pid, unix.Signal(r.plan.Shutdown), set)

@@ -122,8 +122,8 @@ type Info struct {
 	Exit      *Exit     // for Stopped
 	// Starting says of a Created container that Start was called and its prestart hooks run: they go on without the caller.
 	Starting bool
-	// Ending says of a Running or Paused container that its last process has ended and its poststop hooks run. Its end is told
-	// when they are done; Pid is 0.
+	// Ending says of a Running or Paused container that its program has ended and its poststop hooks run or are about to. Its end
+	// is told when they are done; Pid is 0 from the first one on.
 	Ending bool
 }
 

@@ -281,7 +281,7 @@ type Process struct {
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	Exit          *Exit                  `protobuf:"bytes,6,opt,name=exit,proto3" json:"exit,omitempty"`          // for stopped
 	Starting      bool                   `protobuf:"varint,7,opt,name=starting,proto3" json:"starting,omitempty"` // created, and its prestart hooks run
-	Ending        bool                   `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"`     // running no more, but its poststop hooks run before its end is told; pid is 0
+	Ending        bool                   `protobuf:"varint,8,opt,name=ending,proto3" json:"ending,omitempty"`     // its program has ended, but its poststop hooks run before that is told; pid is 0 while they do
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
