@@ -42,11 +42,12 @@ func (s *Service) exited(ctx context.Context, c *container, exit task.Exit) {
 	})
 }
 
-// lost notes a container whose shim died with it, or that did not survive a reboot.
-func (s *Service) lost(ctx context.Context, c *container, message string) {
+// lost notes a container whose shim died with it, or that did not survive a reboot. ran says that its program may have run.
+func (s *Service) lost(ctx context.Context, c *container, message string, ran bool) {
 	v := c.view()
 	end := model.End{StartedAt: v.startedAt, FinishedAt: time.Now().UTC(), ExitCode: lostCode, Reason: reasonLost, Message: message}
 	if known, err := hookrun.ReadEnd(s.bundleDir(c.id)); err == nil && hooked(v.rec) { // the shim died while the poststop hooks ran
+		ran = true
 		end = model.End{
 			StartedAt: known.StartedAt, FinishedAt: known.FinishedAt, ExitCode: int32(known.ExitCode),
 			Reason: hookrun.Reason(known.ExitCode, known.OOMKilled), Message: s.richEnd(v.rec),
@@ -56,7 +57,9 @@ func (s *Service) lost(ctx context.Context, c *container, message string) {
 	if message == lostMessage {
 		why = "the shim died before it, or while it ran"
 	}
-	end.Hooks = s.skippedHooks(v.rec, why)
+	if ran {
+		end.Hooks = s.skippedHooks(v.rec, why)
+	}
 	s.finish(ctx, c, end)
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
+	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -172,21 +173,21 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 			s.exited(ctx, c, *info.Exit)
 		}
 	case !s.sameBoot(rec.SandboxID):
-		s.lost(ctx, c, "the node was restarted")
+		s.lost(ctx, c, "the node was restarted", told.has(c.id, rec.CreatedAt, journal.Started))
 	default:
-		s.recoverUnheld(ctx, c)
+		s.recoverUnheld(ctx, c, told)
 	}
 }
 
 // recoverUnheld puts back a container that the shim does not list, and which has not ended as far as is known.
-func (s *Service) recoverUnheld(ctx context.Context, c *container) {
+func (s *Service) recoverUnheld(ctx context.Context, c *container, told told) {
 	// The shim goes on with a creation that the former daemon has asked for, and lists the container when it is done.
 	if _, err := s.Runtime.State(ctx, c.id); err == nil || errdefs.IsFailedPrecondition(err) {
 		s.takeBack(ctx, c)
 		return
 	}
 	if _, err := os.Stat(filepath.Join(s.bundleDir(c.id), task.CreatedMark)); err == nil {
-		s.lost(ctx, c, lostMessage)
+		s.lost(ctx, c, lostMessage, told.has(c.id, c.created, journal.Started))
 		return
 	}
 	s.noteNodeHooks(c) // of a start that failed while no daemon ran

@@ -45,7 +45,8 @@ func (s *Service) handle(ctx context.Context, e task.Event) {
 	case task.EventExit:
 		s.chores.wg.Go(func() { s.exited(context.WithoutCancel(ctx), c, *e.Exit) })
 	case task.EventLost:
-		s.chores.wg.Go(func() { s.lost(context.WithoutCancel(ctx), c, lostMessage) })
+		ran := c.view().status != task.Created
+		s.chores.wg.Go(func() { s.lost(context.WithoutCancel(ctx), c, lostMessage, ran) })
 	case task.EventOOM:
 		s.Log.WithField("pod", c.sandboxID).WithField("container", c.id).Warn("the kernel's OOM killer ended a process of the container")
 		s.note(c, journal.Entry{Kind: journal.OOM})

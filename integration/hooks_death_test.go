@@ -13,6 +13,7 @@ import (
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
 // HookSteps are passed by a container with hooks only.
@@ -220,6 +221,50 @@ func TestAShimDiesBeforeOrInAPoststopHook(t *testing.T) {
 			}
 			if got := outcomes(r); !slices.Equal(got, test.want) {
 				t.Errorf("results are %+v", r)
+			}
+		})
+	}
+}
+
+// A container whose shim dies during a prestart hook has nothing to clean up: no hook for its end was due, and none is told of.
+func TestAShimDiesDuringAPrestartHook(t *testing.T) {
+	for name, alone := range map[string]bool{"alone": true, "with the daemon": false} {
+		t.Run(name, func(t *testing.T) {
+			metrics, address := metricsOption(t)
+			n := harness.Start(t, metrics)
+			dir := t.TempDir()
+			p := n.RunPod(t, hooks(t, prestartKey, shell("slow", "touch /witness/now; sleep 1000")), hooks(t, poststopKey, shell("clean", "true")))
+			c := p.Create(t, "app", witness(dir))
+			failed := make(chan error, 1)
+			go func() { failed <- tryStart(t, c) }()
+			awaitFile(t, filepath.Join(dir, "now"))
+			pids, err := n.Daemon.Shims()
+			if err != nil || len(pids) == 0 {
+				t.Fatalf("shims %v, %v", pids, err)
+			}
+			if !alone {
+				n.KillDaemon(t)
+			}
+			for _, pid := range pids {
+				if err := lab.KillProcess(harness.Context(t), pid); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := <-failed; err == nil {
+				t.Error("the start has succeeded")
+			}
+			if !alone {
+				n.StartDaemon(t)
+			}
+			c.Ended(t)
+			if s := c.Status(t); s.Reason != "Lost" || strings.Contains(s.Message, "skipped") {
+				t.Errorf("the container is %v", s)
+			}
+			if r := hookResults(t, c); slices.ContainsFunc(r, func(r hookrun.Result) bool { return r.Stage == hookrun.Poststop }) {
+				t.Errorf("results are %+v", r)
+			}
+			if got := metric(t, address, `cri_pouch_hook_failures_total{stage="poststop"}`); got != "0" {
+				t.Errorf("%s failures are counted", got)
 			}
 		})
 	}
