@@ -15,10 +15,10 @@ import (
 // Prefix begins the keys of all annotations that are read here.
 const Prefix = "hooks.cri-pouch.io/"
 
-// How long the hooks of one stage may take, all together. The kubelet gives the start of a container two minutes.
+// How long the hooks of one stage may take, all together. The timeouts of prestart hooks must stay below the limit.
 const (
-	PrestartLimit = 90 * time.Second
-	PoststopLimit = 60 * time.Second
+	PrestartLimit = hookrun.PrestartLimit
+	PoststopLimit = hookrun.PoststopLimit
 )
 
 // DefaultTimeout is that of a hook that gives none, where the node allows so much.
@@ -142,17 +142,17 @@ func Names(annotations map[string]string, container string, stage hookrun.Stage)
 
 // checkSum bounds what a stage can take in all.
 func (r Rules) checkSum(stage hookrun.Stage, list []Hook) error {
-	limit := PoststopLimit
+	limit, most := PoststopLimit, "may take"
 	if stage == hookrun.Prestart {
-		limit = PrestartLimit
+		limit, most = PrestartLimit, "must take less than"
 	}
 	var sum time.Duration
 	for _, h := range list {
 		sum += h.Timeout // bounded each, so that it cannot overflow
 	}
-	if sum > limit {
-		return fmt.Errorf("the timeouts of the %d hooks add up to %s, the %s hooks of a container may take %s in all: give shorter ones (a hook without one has %s)",
-			len(list), sum, stage, limit, r.defaultTimeout())
+	if sum > limit || sum == limit && stage == hookrun.Prestart {
+		return fmt.Errorf("the timeouts of the %d hooks add up to %s, the %s hooks of a container %s %s in all: give shorter ones (a hook without one has %s)",
+			len(list), sum, stage, most, limit, r.defaultTimeout())
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ const prestart, poststop = Prefix + "prestart", Prefix + "poststop"
 func TestReadGivesWhatIsWritten(t *testing.T) {
 	got, err := Rules{}.Read(map[string]string{
 		prestart + ".web": `[
-			{"name": "routes", "exec": ["/sbin/ip", "route", "add", "é\n"], "env": {"B": "2=", "A": ""}, "timeout": "1m", "onFailure": "ignore",
+			{"name": "routes", "exec": ["/sbin/ip", "route", "add", "é\n"], "env": {"B": "2=", "A": ""}, "timeout": "59s", "onFailure": "ignore",
 			 "user": "0:daemon", "capabilities": ["NET_ADMIN", "CAP_NET_RAW"], "log": true},
 			{"exec": ["x"], "name": "second", "onFailure": "fail"}
 		]`,
@@ -27,7 +27,7 @@ func TestReadGivesWhatIsWritten(t *testing.T) {
 	}
 	want := Declared{
 		Prestart: List{By: "annotation " + prestart + ".web", Hooks: []Hook{
-			{Name: "routes", Exec: []string{"/sbin/ip", "route", "add", "é\n"}, Env: []string{"A=", "B=2="}, Timeout: time.Minute, Ignore: true,
+			{Name: "routes", Exec: []string{"/sbin/ip", "route", "add", "é\n"}, Env: []string{"A=", "B=2="}, Timeout: 59 * time.Second, Ignore: true,
 				User: "0:daemon", Capabilities: []string{"CAP_NET_ADMIN", "CAP_NET_RAW"}, Log: true},
 			{Name: "second", Exec: []string{"x"}, Timeout: DefaultTimeout},
 		}},
@@ -103,7 +103,7 @@ func TestReadNamesThePlaceOfAMistake(t *testing.T) {
 		"a name that is too long": {`[{"name": "` + strings.Repeat("a", 64) + `", "exec": ["x"]}]`, []string{"is no name"}},
 		"a name twice":            {`[{"name": "a", "exec": ["x"]}, {"name": "a", "exec": ["x"]}]`, []string{"line 1, column 32: hook 2 (\"a\"): hook 1 has that name already"}},
 		"too many hooks":          {named(17, ""), []string{"hook 17: at most 16 hooks"}},
-		"too long in all":         {named(4, ""), []string{"the timeouts of the 4 hooks add up to 2m0s", "may take 1m30s in all"}},
+		"too long in all":         {named(4, ""), []string{"the timeouts of the 4 hooks add up to 2m0s", "must take less than 1m30s in all"}},
 		"a byte that is no UTF-8": {"[\"\xff\"]", []string{"line 1, column 3: a byte that is not UTF-8"}},
 		"1 MiB":                   {"[" + strings.Repeat(" ", 1<<20) + "]", []string{"line 1, column 65537: ", "it has 1048578"}},
 		"1 MiB of lines":          {"[" + strings.Repeat("\n", 1<<20) + "]", []string{"line 65536, column 1: "}},
@@ -137,8 +137,9 @@ func TestLimitsOfNodeAndStage(t *testing.T) {
 		limit     time.Duration
 		want      string // empty: it is taken
 	}{
-		"prestart of 90 s":       {prestart, two("45s"), 0, ""},
-		"prestart of more":       {prestart, two("45001ms"), 0, "may take 1m30s in all"},
+		"prestart of less":       {prestart, two("44999ms"), 0, ""},
+		"prestart of 90 s":       {prestart, two("45s"), 0, "must take less than 1m30s in all"},
+		"one prestart of 90 s":   {prestart, `[{"name": "a", "exec": ["x"], "timeout": "90s"}]`, 0, "must take less than 1m30s"},
 		"poststop of 60 s":       {poststop, two("30s"), 0, ""},
 		"poststop of more":       {poststop, two("31s"), 0, "the poststop hooks of a container may take 1m0s in all"},
 		"one poststop of more":   {poststop, `[{"name": "a", "exec": ["x"], "timeout": "61s"}]`, 0, "may take 1m0s"},
@@ -194,7 +195,7 @@ func FuzzRead(f *testing.F) {
 				t.Errorf("taken: %+v", h)
 			}
 		}
-		if sum > PrestartLimit {
+		if sum >= PrestartLimit {
 			t.Errorf("taken although they take %s", sum)
 		}
 	})

@@ -40,6 +40,7 @@ type container struct {
 	ofHook     bool         // it is no client's, a hook runs in it
 	node       *nodeHooks   // nil: no hook of the node concerns it
 	turn       *turn        // of its creation
+	startBy    time.Time    // when the hooks of its start have to be done
 
 	killed   atomic.Bool  // by SIGKILL, through us
 	killedAt atomic.Int64 // when that was first, in nanoseconds since 1970

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -32,7 +33,7 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 		return 0, err
 	}
 	c := newContainer(s, id, bundle)
-	c.options, c.terminal = o, terminal
+	c.options, c.terminal, c.startBy = o, terminal, time.Now().Add(hookrun.StartLimit)
 	spec, err := readSpec(bundle)
 	if err != nil {
 		return 0, fmt.Errorf("create container %s: %w", id, err)

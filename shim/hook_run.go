@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
@@ -16,7 +17,7 @@ import (
 const (
 	// hookReapLimit is how long a hook's launcher has to reap what was killed under it before it is killed itself.
 	hookReapLimit = 2 * time.Second
-	// launchLimit is how long the launch of a hook may take at least, its own timeout not counted.
+	// launchLimit is how long the launch of a hook may take at least, its own timeout not counted, where the stage has that much.
 	launchLimit = 10 * time.Second
 	// unrunnableCode is the exit code of a hook that could not be run.
 	unrunnableCode = 126
@@ -40,6 +41,10 @@ type hookPlace interface {
 // run runs one hook to its end. The end of ctx ends it with all that it has started.
 func (h *hooks) run(ctx context.Context, stage hookrun.Stage, hook hookrun.Hook, at hookPlace) (r hookrun.Result) {
 	r = hookrun.Result{Stage: stage, Name: hook.Name, Ignored: hook.Ignore, Outcome: hookrun.Skipped}
+	if timeIsOver(ctx) {
+		r.Message = overMessage(ctx)
+		return r
+	}
 	leave, err := at.enter(ctx)
 	if err != nil {
 		r.Message = err.Error()
@@ -59,7 +64,7 @@ func (h *hooks) run(ctx context.Context, stage hookrun.Stage, hook hookrun.Hook,
 	}
 	output.follower.start()
 	before := at.oomKills()
-	p, after, err := h.launch(hook, at, child, leave)
+	p, after, err := h.launch(ctx, hook, at, child, leave)
 	if err == nil {
 		h.await(ctx, hook, at, p, &r)
 	} else {
@@ -79,15 +84,34 @@ func (h *hooks) run(ctx context.Context, stage hookrun.Stage, hook hookrun.Hook,
 	return r
 }
 
+// timeIsOver says that a stage's time was used up, not that the container is gone.
+func timeIsOver(ctx context.Context) bool { return errors.Is(ctx.Err(), context.DeadlineExceeded) }
+
+// overMessage says which time was used up.
+func overMessage(ctx context.Context) string {
+	text, _ := strings.CutSuffix(context.Cause(ctx).Error(), ": "+context.DeadlineExceeded.Error())
+	return text
+}
+
+// launchTime is how long the launch of a hook may take: its own timeout, for a slow launch is a slow hook too, but not less than a
+// healthy machine under load needs, and not more than all hooks have left.
+func launchTime(ctx context.Context, hook hookrun.Hook) time.Duration {
+	limit := max(hook.Timeout, launchLimit)
+	if until, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(until))
+	}
+	return max(limit, 0)
+}
+
 // launch makes the hook's process. after tells when libcontainer is done with it, which may be later than an error.
-func (h *hooks) launch(hook hookrun.Hook, at hookPlace, output *os.File, leave func()) (p *process, after <-chan struct{}, err error) {
+func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, output *os.File, leave func()) (p *process, after <-chan struct{}, err error) {
 	late := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hookReapLimit)
 		defer cancel()
 		_ = at.tree().Kill(ctx)
 	}
 	log := h.c.log.WithField("hook", hook.Name)
-	after, err = within(max(hook.Timeout, launchLimit), "launch of a hook", late, func() error {
+	after, err = within(launchTime(ctx, hook), "launch of a hook", late, func() error {
 		defer output.Close()
 		spec := *hook.Process
 		spec.Args = append([]string{hookrun.Launcher}, spec.Args...)
@@ -130,8 +154,8 @@ func (h *hooks) await(ctx context.Context, hook hookrun.Hook, at hookPlace, p *p
 	case <-timer.C:
 		r.Outcome, r.Duration = hookrun.TimedOut, hook.Timeout // launch and kill are not the hook's time
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			r.Outcome, r.Message = hookrun.TimedOut, "all hooks together took longer than "+poststopLimit.String()
+		if timeIsOver(ctx) {
+			r.Outcome, r.Message = hookrun.TimedOut, overMessage(ctx)
 		} else {
 			r.Message = "it was ended: the container is being removed, or was killed"
 		}

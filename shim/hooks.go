@@ -18,9 +18,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
-// poststopLimit bounds all poststop hooks of a container together: the report of its end waits for them.
-const poststopLimit = 60 * time.Second
-
 // hooks are those of one container. The prestart hooks run during its start, the poststop hooks between its end and the
 // report of it: never two at a time.
 type hooks struct {
@@ -166,7 +163,7 @@ func (c *container) prestart() error {
 			c.log.WithError(err).Error("the OOM killer will take single processes of the container")
 		}
 	}()
-	ctx, cancel := context.WithCancel(c.life)
+	ctx, cancel := c.prestartTime()
 	defer cancel()
 	go func() {
 		select {
@@ -182,19 +179,33 @@ func (c *container) prestart() error {
 			c.awaitDyingInit()
 		}
 		c.hooks.note(result)
-		if ctx.Err() == nil && !c.init.isGone() && (result.Outcome == hookrun.Succeeded || hook.Ignore) {
+		if c.life.Err() == nil && !c.init.isGone() && (result.Outcome == hookrun.Succeeded || hook.Ignore) {
 			continue
 		}
 		c.hooks.skip(hookrun.Prestart, list[i+1:], "a hook before it has failed")
 		switch {
 		case c.init.isGone():
 			return fmt.Errorf("prestart hook %q was ended: the container was killed meanwhile: %w", hook.Name, errdefs.ErrAborted)
-		case ctx.Err() != nil:
+		case c.life.Err() != nil:
 			return fmt.Errorf("prestart hook %q was ended: %w", hook.Name, errDestroyed)
 		}
 		return fmt.Errorf("%s: %w", result, errdefs.ErrAborted)
 	}
 	return nil
+}
+
+// prestartTime is what the prestart hooks have: their own limit, and what is left of the start.
+func (c *container) prestartTime() (context.Context, context.CancelFunc) {
+	until, cause := time.Now().Add(hookrun.PrestartLimit), tookLonger(hookrun.Prestart+" hooks", hookrun.PrestartLimit)
+	if c.startBy.Before(until) {
+		until, cause = c.startBy, tookLonger("hooks before the program", hookrun.StartLimit)
+	}
+	return context.WithDeadlineCause(c.life, until, cause)
+}
+
+// tookLonger is why a hook was ended or not begun although its own time was not over.
+func tookLonger(hooks hookrun.Stage, limit time.Duration) error {
+	return fmt.Errorf("all %s together took longer than %s: %w", hooks, limit, context.DeadlineExceeded)
 }
 
 // awaitDyingInit waits for the end of an init that has been killed: the kernel takes the hook's processes with it and lets it
@@ -221,7 +232,7 @@ func (c *container) poststop(end ending) {
 		return
 	}
 	c.endOfProcesses(end)
-	ctx, cancel := context.WithTimeout(c.life, poststopLimit)
+	ctx, cancel := context.WithTimeoutCause(c.life, hookrun.PoststopLimit, tookLonger(hookrun.Poststop+" hooks", hookrun.PoststopLimit))
 	defer cancel()
 	facts := c.facts(end)
 	list := c.hooks.plan.Poststop
@@ -231,12 +242,8 @@ func (c *container) poststop(end ending) {
 		return
 	}
 	for i, hook := range list {
-		switch {
-		case c.life.Err() != nil:
+		if c.life.Err() != nil {
 			c.hooks.skip(hookrun.Poststop, list[i:], "the container is being removed")
-			return
-		case ctx.Err() != nil:
-			c.hooks.skip(hookrun.Poststop, list[i:], "the hooks before it took all of "+poststopLimit.String())
 			return
 		}
 		process := *hook.Process

@@ -122,14 +122,17 @@ func (h *nodeHooks) stage(stage hookrun.Stage, status specs.ContainerState, pid 
 	return results
 }
 
-// one runs a hook with what is left of the time for all.
+// one runs a hook with what is left of the time for all, and of its start.
 func (h *nodeHooks) one(stage hookrun.Stage, hook specs.Hook, state specs.State) (r hookrun.Result) {
 	limit := h.left
+	if stage != hookrun.Poststop {
+		limit = min(limit, time.Until(h.c.startBy))
+	}
 	if hook.Timeout != nil {
 		limit = min(limit, time.Duration(*hook.Timeout)*time.Second)
 	}
 	if limit <= 0 {
-		return hookrun.Result{Outcome: hookrun.Skipped, StartedAt: time.Now(), Message: fmt.Sprintf("the node's hooks before it have used up the %s that they have together", hookrun.NodeStartLimit)}
+		return hookrun.Result{Outcome: hookrun.Skipped, StartedAt: time.Now(), Message: "the hooks before it have used up the time that all have together"}
 	}
 	switch stage {
 	case hookrun.StartContainer:

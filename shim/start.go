@@ -76,7 +76,7 @@ func (c *container) endStart(ctx context.Context) error {
 	if !c.ran() {
 		return c.destroyByForce(ctx)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), poststopLimit+3*killLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookrun.PoststopLimit+3*killLimit)
 	defer cancel()
 	if err := c.kill(ctx, unix.SIGKILL, true); err != nil && !errdefs.IsFailedPrecondition(err) {
 		return err

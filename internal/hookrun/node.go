@@ -28,7 +28,7 @@ const (
 )
 
 // NodeStartLimit bounds all hooks of the node together that hold up a container's start, NodeStopLimit those after its end.
-// The kubelet waits two minutes for a start, in which the container's own hooks have to fit too.
+// StartLimit, in which the container's own hooks have to fit too, is above both.
 const (
 	NodeStartLimit = 30 * time.Second
 	NodeStopLimit  = 30 * time.Second

@@ -22,6 +22,17 @@ const (
 	Poststop Stage = "poststop"
 )
 
+// How long a container's hooks may take, those of one stage together, with all that launching them takes. The report of the end
+// waits for the poststop hooks.
+const (
+	PrestartLimit = 90 * time.Second
+	PoststopLimit = 60 * time.Second
+)
+
+// StartLimit is when, counted from the beginning of a container's creation, the hooks of its start have to be done: prestart hooks
+// and those of the node. The kubelet gives a start two minutes; the rest is for creating the container and for ending a hook.
+const StartLimit = 105 * time.Second
+
 // Hook is one program to run, ready to be run.
 type Hook struct {
 	Name string `json:"name"`
