@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -24,7 +25,7 @@ func TestAContainerIsEndingOnceItsProgramHasEnded(t *testing.T) {
 	}{
 		"it runs":               {[]string{"sleep", "1000"}, &hooks{plan: hookrun.Plan{Poststop: []hookrun.Hook{{}}}}, nil, started, false},
 		"it has ended":          {[]string{"true"}, &hooks{plan: hookrun.Plan{Poststop: []hookrun.Hook{{}}}}, nil, started, true},
-		"its init shuts down":   {[]string{"sleep", "1000"}, &hooks{plan: hookrun.Plan{Poststop: []hookrun.Hook{{}}}}, &rich{down: true}, started, true},
+		"its init shuts down":   {[]string{"sleep", "1000"}, &hooks{plan: hookrun.Plan{Poststop: []hookrun.Hook{{}}}}, &rich{progress: richrun.Progress{Because: richrun.ApplicationEnded}}, started, true},
 		"there are no hooks":    {[]string{"true"}, nil, nil, started, false},
 		"none for the end":      {[]string{"true"}, &hooks{plan: hookrun.Plan{Prestart: []hookrun.Hook{{}}}}, nil, started, false},
 		"its program never ran": {[]string{"true"}, &hooks{plan: hookrun.Plan{Poststop: []hookrun.Hook{{}}}}, nil, time.Time{}, false},
