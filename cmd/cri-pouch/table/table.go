@@ -66,25 +66,22 @@ func JSON(w io.Writer, m proto.Message) error {
 	return indent(w, b)
 }
 
-// JSONWithInfo prints a message as JSON, with the info map of a verbose answer unpacked beside it: its values are JSON
-// themselves (CRI: "value should be in json format").
+// JSONWithInfo prints a message as JSON, with the entries of the info map of a verbose answer beside it, as crictl does: their
+// values are JSON themselves (CRI: "value should be in json format").
 func JSONWithInfo(w io.Writer, name string, m proto.Message, info map[string]string) error {
 	b, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(m)
 	if err != nil {
 		return err
 	}
-	values := map[string]json.RawMessage{}
+	all := map[string]json.RawMessage{}
 	for k, v := range info {
-		if values[k] = json.RawMessage(v); !json.Valid(values[k]) {
-			if values[k], err = json.Marshal(v); err != nil {
+		if all[k] = json.RawMessage(v); !json.Valid(all[k]) {
+			if all[k], err = json.Marshal(v); err != nil {
 				return err
 			}
 		}
 	}
-	all := map[string]any{name: json.RawMessage(b)}
-	if len(values) > 0 {
-		all["info"] = values
-	}
+	all[name] = b
 	if b, err = json.Marshal(all); err != nil {
 		return err
 	}

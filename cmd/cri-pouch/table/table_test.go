@@ -29,21 +29,19 @@ func TestWrite(t *testing.T) {
 
 func TestJSONWithInfo(t *testing.T) {
 	var b bytes.Buffer
-	err := JSONWithInfo(&b, "image", &runtime.Image{Id: "x", Size: 5}, map[string]string{"a": `{"b":1}`, "c": "no json"})
+	err := JSONWithInfo(&b, "image", &runtime.Image{Id: "x", Size: 5}, map[string]string{"info": `{"b":1}`, "c": "no json", "image": "another"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got struct {
 		Image struct{ ID string }
-		Info  struct {
-			A struct{ B int }
-			C string
-		}
+		Info  struct{ B int }
+		C     string
 	}
 	if err := json.Unmarshal(b.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.Image.ID != "x" || got.Info.A.B != 1 || got.Info.C != "no json" {
+	if got.Image.ID != "x" || got.Info.B != 1 || got.C != "no json" {
 		t.Errorf("got %+v of %s", got, b.String())
 	}
 }
