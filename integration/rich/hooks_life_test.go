@@ -1,7 +1,6 @@
 package rich
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,32 +59,18 @@ func eachHooked(t *testing.T, test func(t *testing.T, n *harness.Node, m hookMac
 // hooked declares one hook of a stage that runs a script.
 func hooked(t *testing.T, stage hookrun.Stage, name, script string) func(*runtime.PodSandboxConfig) {
 	t.Helper()
-	b, err := json.Marshal([]any{map[string]any{"name": name, "exec": []string{"sh", "-c", script}, "env": map[string]string{"HOOK": "hook's"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return func(c *runtime.PodSandboxConfig) {
-		if c.Annotations == nil {
-			c.Annotations = map[string]string{}
-		}
-		c.Annotations["hooks.cri-pouch.io/"+string(stage)] = string(b)
-	}
+	return harness.Hooks(t, stage, harness.ShellHook(name, script, "env", map[string]string{"HOOK": "hook's"}))
 }
 
 // hookResult gives what became of the only hook of a stage.
 func hookResult(t *testing.T, c *harness.Container, stage hookrun.Stage) hookrun.Result {
 	t.Helper()
-	var told struct {
-		Hooks []hookrun.Result `json:"hooks"`
-	}
-	if err := json.Unmarshal([]byte(info(t, c)), &told); err != nil {
-		t.Fatal(err)
-	}
-	at := slices.IndexFunc(told.Hooks, func(r hookrun.Result) bool { return r.Stage == stage })
+	told := c.Told(t).Hooks
+	at := slices.IndexFunc(told, func(r hookrun.Result) bool { return r.Stage == stage })
 	if at < 0 {
-		t.Fatalf("there is no result of a %s hook: %+v", stage, told.Hooks)
+		t.Fatalf("there is no result of a %s hook: %+v", stage, told)
 	}
-	return told.Hooks[at]
+	return told[at]
 }
 
 // witnessed mounts a folder of the test's at /witness and bounds the memory.
