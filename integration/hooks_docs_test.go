@@ -11,9 +11,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.yaml.in/yaml/v3"
@@ -86,6 +88,18 @@ func newOffice(t testing.TB, n *harness.Node) *office {
 	return o
 }
 
+// deafServer gives the address of a server that pods reach and that never answers: the kernel takes the connections, nobody
+// else does.
+func deafServer(t testing.TB, n *harness.Node) string {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(n.Network.Gateway().String(), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return "http://" + l.Addr().String()
+}
+
 func (o *office) heard() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -97,7 +111,7 @@ func program(t testing.TB, name string) (files []lab.File) {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("install %s: %v", name, err)
+		t.Fatalf("%v: make deps", err)
 	}
 	linked, err := exec.Command("ldd", path).Output()
 	if err != nil {
@@ -122,7 +136,8 @@ func volume(dir, at string) func(*runtime.ContainerConfig) {
 
 // The examples of docs/hooks.md do what the text says, as they are written there.
 func TestTheExamplesOfTheHandbookWork(t *testing.T) {
-	n := harness.Start(t, harness.Config("[hooks]\ngrants = [\"shop=NET_ADMIN,uid:0\"]\n"))
+	metrics, address := metricsOption(t)
+	n := harness.Start(t, metrics, harness.Config("[hooks]\ngrants = [\"shop=NET_ADMIN,uid:0\"]\n"))
 	ref := pushBusybox(t, n, "hooks:tools", func(*v1.ConfigFile) {}, program(t, "curl")...)
 	busybox := image(ref, 0)
 	t.Run("Add a route", func(t *testing.T) {
@@ -179,6 +194,10 @@ func TestTheExamplesOfTheHandbookWork(t *testing.T) {
 		}
 	})
 	t.Run("Report an abnormal exit", func(t *testing.T) {
+		failures, err := strconv.Atoi(metric(t, address, `cri_pouch_hook_failures_total{stage="poststop"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
 		o := newOffice(t, n)
 		p := n.RunPod(t, example(t, "Report an abnormal exit"))
 		for attempt, script := range []string{"exit 0", "exit 5"} {
@@ -192,6 +211,26 @@ func TestTheExamplesOfTheHandbookWork(t *testing.T) {
 		}
 		if got := o.heard(); len(got) != 1 || got[0] != p.Config.Hostname+": Error, code 5, attempt 1" {
 			t.Errorf("reported: %q", got)
+		}
+		// A server that refuses, and one that never answers.
+		for attempt, test := range []struct{ server, code, said string }{{"http://127.0.0.1:1", "7", "curl: (7)"}, {deafServer(t, n), "28", "curl: (28)"}} {
+			c := p.Run(t, "late", image(ref, uint32(attempt)), harness.Sh("exit 5"), func(c *runtime.ContainerConfig) {
+				c.Envs = []*runtime.KeyValue{{Key: "REPORT_TO", Value: []byte(test.server)}}
+			})
+			text, _ := c.Ended(t)
+			s := c.Status(t)
+			if want := `poststop hook "report" failed with exit code ` + test.code + ": " + test.said; s.ExitCode != 5 || s.Reason != "Error" || !strings.HasPrefix(s.Message, want) {
+				t.Errorf("the end is %v, want %q", s, want)
+			}
+			if !strings.Contains(text, "[hook report] "+test.said) {
+				t.Errorf("the log is %q", text)
+			}
+			if r := hookResults(t, c); len(r) != 1 || r[0].Duration > harness.Patience(10*time.Second) {
+				t.Errorf("results are %+v", r)
+			}
+			if got, want := metric(t, address, `cri_pouch_hook_failures_total{stage="poststop"}`), strconv.Itoa(failures+attempt+1); got != want {
+				t.Errorf("%s failures are counted, want %s", got, want)
+			}
 		}
 	})
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
-	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
+	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 

@@ -15,7 +15,7 @@ rm -f "$out/key"
 root=$(mktemp -d /var/tmp/pouch-vm.XXXXXX)
 trap 'rm -rf --one-file-system "$root"' EXIT
 
-packages=systemd,systemd-sysv,dbus,linux-image-cloud-amd64,apparmor,busybox-static,iproute2,iptables,kmod,procps,e2fsprogs,ca-certificates
+packages=systemd,systemd-sysv,dbus,linux-image-cloud-amd64,apparmor,busybox-static,curl,iproute2,iptables,kmod,procps,e2fsprogs,ca-certificates
 mmdebstrap --quiet --variant=minbase --include="$packages" \
   --aptopt='Acquire::Languages "none"' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
   bookworm "$root/fs" </dev/null
