@@ -93,7 +93,11 @@ func readPlain(f *os.File, name string, limit int64) ([]byte, error) {
 	if !st.Mode().IsRegular() {
 		return nil, noPlainFile(name, st.Mode())
 	}
-	plain, err := os.Open(fdPath(f))
+	// Without waiting: who owns a file may hold a lease on it (fcntl(2)), which keeps others waiting for 45 s each.
+	plain, err := os.OpenFile(fdPath(f), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s is held by a lease of somebody who has it open: %w", name, errdefs.ErrFailedPrecondition)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", name, err)
 	}

@@ -114,7 +114,7 @@ func (i *realInit) mounted(p string) (root *os.File, at string, err error) {
 		}
 	}
 	if below == "" {
-		fd, err := unix.Dup(int(i.image.dir.Fd()))
+		fd, err := unix.FcntlInt(i.image.dir.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, "", err
 		}

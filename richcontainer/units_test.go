@@ -1,11 +1,17 @@
 package richcontainer
 
 import (
+	"os"
+	"os/signal"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
@@ -125,5 +131,36 @@ func TestMaskedUnitsCannotBeNamed(t *testing.T) {
 				wantError(t, err, errdefs.IsInvalidArgument, "systemd mode (annotation rich.cri-pouch.io/mode)", "annotation "+Prefix+option+" names the unit "+tc.unit, tc.want)
 			})
 		}
+	}
+}
+
+// Who owns a file in a volume may hold a lease on it: others who open it are kept waiting for 45 s each.
+func TestAUnitThatIsLeasedIsRefusedAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.service")
+	if err := os.WriteFile(path, []byte("[Service]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	holder, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close()
+	signal.Ignore(unix.SIGIO) // what the holder is told by
+	defer signal.Reset(unix.SIGIO)
+	if _, err := unix.FcntlInt(holder.Fd(), unix.F_SETLEASE, unix.F_WRLCK); err != nil {
+		t.Skipf("leases: %v", err)
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	begun := time.Now()
+	if _, err := readPlain(f, "a.service", 100); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "lease") {
+		t.Errorf("error is %v", err)
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Errorf("the refusal took %s", took)
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
+	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 )
 
 // runOnHost runs a hook of the node in the shim's own namespaces, in a process group of its own, which is killed when the
@@ -94,7 +95,7 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 		stdio.finish()
 		return cannotRun(begun, err)
 	}
-	p := hookProcess{pid: pid, kill: func() { _ = lp.Signal(unix.SIGKILL) }, reap: lp.Wait}
+	p := &hookProcess{pid: pid, kill: func() { _ = lp.Signal(unix.SIGKILL) }, reap: lp.Wait}
 	return p.result(begun, limit-time.Since(begun), stdio)
 }
 
@@ -134,7 +135,7 @@ func runCommand(cmd *exec.Cmd, state specs.State, limit time.Duration, place fun
 		stdio.finish()
 		return cannotRun(begun, err)
 	}
-	p := hookProcess{
+	p := &hookProcess{
 		pid:  cmd.Process.Pid,
 		kill: func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) },
 		reap: cmd.Process.Wait,
@@ -191,10 +192,13 @@ type hookProcess struct {
 	pid  int
 	kill func()                           // it, and on the host its process group
 	reap func() (*os.ProcessState, error) // once it has ended
+
+	mu     sync.Mutex
+	reaped bool
 }
 
 // result waits for the hook's end, at most for limit and what its death takes.
-func (p hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStdio) hookrun.Result {
+func (p *hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStdio) hookrun.Result {
 	r := hookrun.Result{Outcome: hookrun.Succeeded, StartedAt: begun}
 	ended := make(chan int, 1)
 	go func() { ended <- p.wait() }()
@@ -204,7 +208,7 @@ func (p hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStd
 	case r.ExitCode = <-ended:
 	case <-timer.C:
 		r.Outcome = hookrun.TimedOut
-		p.kill()
+		p.end()
 		timer.Reset(killLimit)
 		select {
 		case r.ExitCode = <-ended:
@@ -214,20 +218,41 @@ func (p hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStd
 	}
 	if r.Outcome == hookrun.Succeeded && r.ExitCode != 0 {
 		r.Outcome = hookrun.Failed
-		p.kill() // what is left of its group
 	}
 	r.Duration = time.Since(begun)
 	r.Output = stdio.finish()
 	return r
 }
 
-// wait blocks without a thread until the hook has ended, reaps it and gives its exit code.
-func (p hookProcess) wait() int {
-	if fd, err := pidfd.Open(p.pid); err == nil {
-		_ = fd.Wait()
-		_ = fd.Close()
+// end kills the hook, unless it has been reaped: its number may be another's by then.
+func (p *hookProcess) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		p.kill()
 	}
-	if state, _ := p.reap(); state != nil {
+}
+
+// wait blocks without a thread until the hook has ended, reaps it and gives its exit code. Of one that has failed the rest of its
+// group is killed while its number is still its own.
+func (p *hookProcess) wait() int {
+	fd, err := pidfd.Open(p.pid)
+	if err != nil { // no descriptor is left: a thread waits
+		return exitCode(p.reap())
+	}
+	_ = fd.Wait()
+	_ = fd.Close()
+	if st, err := shimstate.ReadStat(p.pid); err == nil && st.ExitStatus != 0 {
+		p.end()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reaped = true
+	return exitCode(p.reap())
+}
+
+func exitCode(state *os.ProcessState, _ error) int {
+	if state != nil {
 		if ws, ok := state.Sys().(syscall.WaitStatus); ok {
 			return int(code(ws))
 		}

@@ -118,6 +118,7 @@ type Stat struct {
 	Parent, Group, Session int
 	Flags                  uint64 // PF_*
 	StartTime              uint64 // clock ticks since boot
+	ExitStatus             int    // of a zombie, as wait(2) gives it
 }
 
 // ReadStat reads /proc/PID/stat; an error that is os.ErrNotExist when there is no such process.
@@ -140,6 +141,9 @@ func ReadStat(pid int) (Stat, error) {
 	s.Group, _ = strconv.Atoi(f[2])
 	s.Session, _ = strconv.Atoi(f[3])
 	s.Flags, _ = strconv.ParseUint(f[6], 10, 64)
+	if len(f) >= 50 {
+		s.ExitStatus, _ = strconv.Atoi(f[49])
+	}
 	s.StartTime, err = strconv.ParseUint(f[19], 10, 64)
 	if err != nil {
 		return Stat{}, fmt.Errorf("stat of process %d: start time: %w", pid, err)
