@@ -31,7 +31,7 @@ func TestPrestartHooksSeeTheContainerBeforeItsProgram(t *testing.T) {
 			p := n.RunPod(t, annotated(richMode, mode), hooks(t, prestartKey,
 				shell("first", "echo first >>/made; ip addr; ip route; cat /proc/self/cgroup; pwd; id -u; cat /sys/class/net/eth0/address"),
 				shell("second", `echo second >>/made; cp /made /witness/made; echo "$OWN $HOOK $POUCH_ATTEMPT ${POUCH_UPGRADE-none}"; tr '\0' ' ' </proc/1/cmdline`, "env", map[string]string{"HOOK": "hook's"}),
-				shell("third", "exit 3", "onFailure", "ignore"),
+				shell("third", "exit 3", "onFailure", "ignore", "timeout", "20s"),
 			))
 			c := p.Run(t, "app", image(ref, 2), witness(dir), harness.Sh("cat /made; while :; do sleep 1; done"), func(c *runtime.ContainerConfig) {
 				c.WorkingDir = "/usr"
