@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-pouch/cri-pouch/integration/harness"
 	"github.com/cri-pouch/cri-pouch/integration/kubelet/cluster"
 )
 
@@ -21,7 +22,13 @@ const hookPrefix = "hooks.cri-pouch.io/"
 // oneHook is the list of one hook that runs a script, as an annotation has it.
 func oneHook(t testing.TB, name, script string, timeout time.Duration) string {
 	t.Helper()
-	b, err := json.Marshal([]any{map[string]any{"name": name, "exec": []string{"sh", "-c", script}, "timeout": timeout.String()}})
+	return hookList(t, harness.ShellHook(name, script, "timeout", timeout.String()))
+}
+
+// hookList is a list of hooks as an annotation has it.
+func hookList(t testing.TB, list ...harness.Hook) string {
+	t.Helper()
+	b, err := json.Marshal(list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,9 +214,15 @@ func TestAPodIsDeletedWhileItsPrestartHookRuns(t *testing.T) {
 func TestHooksOfARichPod(t *testing.T) {
 	t.Parallel()
 	n := startRich(t)
-	web := sh("web", systemd1, richApp)
-	spec := podOf("rich-hooked", []corev1.Container{web}, richAnnotations("mode", "systemd"),
-		hooked("prestart", oneHook(t, "before", `[ -e /witness/fixed ] || { echo not yet >&2; exit 9; }; echo before >/tmp/made; echo "start $POUCH_ATTEMPT" >>/witness/story`, 20*time.Second),
+	for _, m := range richMachines {
+		t.Run(m.mode, func(t *testing.T) { t.Parallel(); hooksOfARichPod(t, n, m) })
+	}
+}
+
+func hooksOfARichPod(t *testing.T, n *node, m richMachine) {
+	web := sh("web", m.image, richApp)
+	spec := podOf("rich-hooked-"+m.mode, []corev1.Container{web}, richAnnotations("mode", m.mode),
+		hooked("prestart", oneHook(t, "before", `[ -e /witness/fixed ] || { echo not yet >&2; exit 9; }; echo "start $POUCH_ATTEMPT" >>/witness/story`, 20*time.Second),
 			"poststop", oneHook(t, "after", `echo "stop $([ -e /witness/asked ] && echo asked) $([ -e /witness/stopped ] && echo stopped) $POUCH_REASON $POUCH_EXIT_CODE" >>/witness/story`, 20*time.Second)))
 	grace := int64(20)
 	spec.Spec.TerminationGracePeriodSeconds = &grace
@@ -221,14 +234,25 @@ func TestHooksOfARichPod(t *testing.T) {
 	}
 	put(t, witness, "fixed")
 	p.await(t, "it runs", func(now *corev1.Pod) bool { return statusOf(now, "web").State.Running != nil })
-	p.awaitLog(t, "web", "version 1")
+	up := func() {
+		t.Helper()
+		p.inside(t, "web", "until pidof busybox; do sleep 0.1; done")
+		if m.mode == "systemd" {
+			p.inside(t, "web", "until systemctl -q is-active witness; do sleep 0.1; done")
+		}
+	}
+	up()
 	p.endApp(t, "web")
 	p.await(t, "it runs again", func(now *corev1.Pod) bool {
 		s := statusOf(now, "web")
 		return s.LastTerminationState.Terminated != nil && s.LastTerminationState.Terminated.ExitCode == 3 && s.State.Running != nil
 	})
-	p.inside(t, "web", "until systemctl -q is-active witness && pidof busybox; do sleep 0.1; done")
-	for _, file := range []string{"asked", "stopped"} {
+	up()
+	stopped := ""
+	if m.services {
+		stopped = "stopped"
+	}
+	for _, file := range strings.Fields("asked " + stopped) {
 		if err := os.Remove(filepath.Join(witness, file)); err != nil {
 			t.Error(err)
 		}
@@ -241,8 +265,8 @@ func TestHooksOfARichPod(t *testing.T) {
 		}
 		story = append(story, line)
 	}
-	if got := strings.Join(story, ""); got != "start\nstop asked stopped Error 3\nstart\nstop asked stopped Error 7\n" {
-		t.Errorf("the story is %q", got)
+	if got, want := strings.Join(story, ""), fmt.Sprintf("start\nstop asked %s Error 3\nstart\nstop asked %[1]s Error 7\n", stopped); got != want {
+		t.Errorf("the story is %q, want %q", got, want)
 	}
 }
 

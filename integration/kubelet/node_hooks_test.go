@@ -3,6 +3,7 @@ package kubelet
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,27 +36,35 @@ func (n *node) declare(t testing.TB, ofKind, script string, stages ...string) {
 		t.Fatal(err)
 	}
 	for _, stage := range stages {
-		text, err := json.Marshal(map[string]any{
-			"version": "1.0.0", "stages": []string{stage},
-			"hook": map[string]any{"path": program, "args": []string{"program", stage}, "env": []string{"PATH=/usr/bin:/bin"}},
-			"when": map[string]any{"annotations": map[string]string{"^device\\.example\\.com/kind$": "^" + ofKind + "$"}},
-		})
+		n.declareFor(t, ofKind, stage, stage, nil, program, stage)
+	}
+}
+
+// declareFor puts a file that declares one hook of the node for pods of a kind, and whatever else when says, and waits until the
+// daemon knows it.
+func (n *node) declareFor(t testing.TB, ofKind, name, stage string, when map[string]any, program string, args ...string) {
+	t.Helper()
+	conditions := map[string]any{"annotations": map[string]string{"^device\\.example\\.com/kind$": "^" + ofKind + "$"}}
+	maps.Copy(conditions, when)
+	text, err := json.Marshal(map[string]any{
+		"version": "1.0.0", "stages": []string{stage}, "when": conditions,
+		"hook": map[string]any{"path": program, "args": append([]string{filepath.Base(program)}, args...), "env": []string{"PATH=/usr/bin:/bin"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(shared.hooks, ofKind+"-"+name+".json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(file) })
+	for ctx := limited(t); ; time.Sleep(20 * time.Millisecond) { // the daemon tells nobody that it has read it
+		r, err := n.Lab.Daemon.Pouch.ListHooks(ctx, &pouchv1.ListHooksRequest{})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s is not listed: %v", file, err)
 		}
-		file := filepath.Join(shared.hooks, ofKind+"-"+stage+".json")
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.Remove(file) })
-		for ctx := limited(t); ; time.Sleep(20 * time.Millisecond) { // the daemon tells nobody that it has read it
-			r, err := n.Lab.Daemon.Pouch.ListHooks(ctx, &pouchv1.ListHooksRequest{})
-			if err != nil {
-				t.Fatalf("%s is not listed: %v", file, err)
-			}
-			if slices.ContainsFunc(r.Files, func(f *pouchv1.HookFile) bool { return f.File == file && f.Error == "" }) {
-				break
-			}
+		if slices.ContainsFunc(r.Files, func(f *pouchv1.HookFile) bool { return f.File == file && f.Error == "" }) {
+			break
 		}
 	}
 }
@@ -121,4 +130,44 @@ func TestAFailingNodeHookShowsInThePodsStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.awaitReady(t)
+}
+
+// Hooks of the node can be for what a container runs, which is init and application of a rich one, or for those that mount
+// something, as the kubelet has each do. All stages of a start come in their order.
+func TestNodeHooksMatchWhatAPodRuns(t *testing.T) {
+	t.Parallel()
+	n := startRich(t)
+	story := filepath.Join(t.TempDir(), "story")
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, fmt.Appendf(nil, "#!/bin/sh\necho $1 >>%s\n", story), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	commands := func(pattern string) map[string]any { return map[string]any{"commands": []string{pattern}} }
+	for _, stage := range []string{"prestart", "createContainer", "poststart"} {
+		n.declareFor(t, "staged", stage, stage, commands("/init$"), program, stage)
+	}
+	n.declareFor(t, "staged", "application", "createRuntime", commands("^sh$"), program, "of the application")
+	n.declareFor(t, "staged", "neither", "createRuntime", commands("^httpd$"), program, "never")
+	n.declareFor(t, "staged", "mounts", "startContainer", map[string]any{"hasBindMounts": true}, "/bin/sh", "-c", "cat /proc/1/comm >/witness/inside")
+	for name, test := range map[string]struct {
+		image string
+		edit  func(*corev1.Pod)
+		want  string
+	}{
+		"rich":  {busybox1, richAnnotations("mode", "sbin-init"), "prestart\nof the application\ncreateContainer\npoststart\n"},
+		"plain": {app1, func(*corev1.Pod) {}, "of the application\n"},
+	} {
+		if err := os.RemoveAll(story); err != nil {
+			t.Fatal(err)
+		}
+		spec := podOf("staged-"+name, []corev1.Container{sh("web", test.image, richApp)}, kind("staged"), test.edit)
+		witness := witnessed(t, spec)
+		n.run(t, spec)
+		if got := awaitFile(t, filepath.Join(witness, "inside")); !strings.HasPrefix(got, "runc") {
+			t.Errorf("%s: pid 1 was %s already when the startContainer hook ran", name, got)
+		}
+		if b, err := os.ReadFile(story); err != nil || string(b) != test.want {
+			t.Errorf("%s: hooks ran as %q, want %q (%v)", name, b, test.want, err)
+		}
+	}
 }

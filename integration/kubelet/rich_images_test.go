@@ -31,6 +31,7 @@ handlers = ["vm=systemd"]
 root_namespaces = ["trusted"]
 [hooks]
 hooks_dirs = [%q]
+grants = ["granted=NET_ADMIN"]
 `
 
 // richImages are pushed when the first test needs them: most need none.
