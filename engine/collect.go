@@ -30,6 +30,10 @@ type collector struct {
 	running atomic.Bool // started
 	sweep   atomic.Bool // folders without a snapshot may be there
 	mu      sync.Mutex  // one collection at a time
+	// apart keeps collections apart from the transactions of Update, which hold it for reading. A store takes its own lock,
+	// then the database's; within a transaction it is the other way round. While a collection waits for the store's lock,
+	// whoever comes after it waits too: a transaction, for which the one that holds that lock waits.
+	apart sync.RWMutex
 }
 
 func newCollector(e *Engine) *collector {
@@ -77,17 +81,26 @@ func (c *collector) sweepFolders() {
 func (c *collector) collect(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.e.backend.fresh.begin()
-	if _, err := c.e.db.GarbageCollect(context.WithValue(ctx, collectionKey{}, true)); err != nil {
+	removed := &atomic.Bool{}
+	if err := c.markAndSweep(context.WithValue(ctx, collectionKey{}, removed)); err != nil {
 		return fmt.Errorf("collect garbage of %s: %w", c.e.opts.Root, err)
 	}
-	if c.sweep.Swap(false) {
+	if c.sweep.Swap(false) || removed.Load() {
 		if err := c.e.backend.Cleanup(ctx); err != nil {
 			c.sweep.Store(true)
 			return fmt.Errorf("remove folders of removed snapshots: %w", err)
 		}
 	}
 	return nil
+}
+
+// markAndSweep removes what nothing refers to. The folders of snapshots, which take longer, are left to Cleanup.
+func (c *collector) markAndSweep(ctx context.Context) error {
+	c.apart.Lock()
+	defer c.apart.Unlock()
+	c.e.backend.fresh.begin()
+	_, err := c.e.db.GarbageCollect(ctx)
+	return err
 }
 
 func (c *collector) run() {

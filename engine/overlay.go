@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -149,8 +150,12 @@ func (b *overlayBackend) Commit(ctx context.Context, name, key string, opts ...s
 	})
 }
 
-// Cleanup removes the folders of removed snapshots.
+// Cleanup removes the folders of removed snapshots. A collection does it when others can go on.
 func (b *overlayBackend) Cleanup(ctx context.Context) error {
+	if removed, ok := ctx.Value(collectionKey{}).(*atomic.Bool); ok {
+		removed.Store(true)
+		return nil
+	}
 	c, ok := b.Snapshotter.(snapshots.Cleaner)
 	if !ok {
 		return nil

@@ -16,7 +16,7 @@ import (
 func (e *Engine) Update(ctx context.Context, fn func(ctx context.Context) error) error {
 	made := &prepared{}
 	ctx = context.WithValue(e.With(ctx), preparedKey{}, made)
-	err := e.db.Update(func(tx *bolt.Tx) error { return fn(boltutil.WithTransaction(ctx, tx)) })
+	err := e.transact(func(tx *bolt.Tx) error { return fn(boltutil.WithTransaction(ctx, tx)) })
 	if err == nil {
 		e.backend.fresh.committed(made.keys)
 		return nil
@@ -34,6 +34,13 @@ func (e *Engine) Update(ctx context.Context, fn func(ctx context.Context) error)
 	}
 	e.gc.sweepFolders()
 	return err
+}
+
+// transact runs one transaction apart from collections.
+func (e *Engine) transact(fn func(tx *bolt.Tx) error) error {
+	e.gc.apart.RLock()
+	defer e.gc.apart.RUnlock()
+	return e.db.Update(fn)
 }
 
 // View runs fn in one reading transaction.
