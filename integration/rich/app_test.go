@@ -256,8 +256,13 @@ true`
 
 // Memory, pids and CPU of the whole tree are limited, and root inside cannot lift that.
 func limitsHoldForTheWholeTree(t *testing.T, n *harness.Node, m machine, ref string) {
-	v2 := onV2(t)
-	p := n.RunPod(t, pod(m.mode))
+	for name, edits := range map[string][]func(*runtime.PodSandboxConfig){"": nil, "in a user namespace": {userns}} {
+		t.Run(name, func(t *testing.T) { limitsHold(t, n.RunPod(t, append(edits, pod(m.mode))...), ref) })
+	}
+}
+
+func limitsHold(t *testing.T, p *harness.Pod, ref string) {
+	n, v2 := p.Node, onV2(t)
 	c := p.Run(t, "app", probe(ref, "wait"), func(c *runtime.ContainerConfig) {
 		r := c.Linux.Resources
 		r.MemoryLimitInBytes, r.MemorySwapLimitInBytes, r.CpuQuota, r.CpuPeriod = 200<<20, 200<<20, 150000, 100000

@@ -1,7 +1,7 @@
 package rich
 
 import (
-	"fmt"
+	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -54,49 +54,51 @@ func TestTwentyCyclesLeakNothing(t *testing.T) {
 	}
 }
 
+// Ten pods are started at once, run side by side, and are stopped at once.
 func TestTenRichPodsAtOnce(t *testing.T) {
 	each(t, []machine{{"systemd", "systemd"}, {"busybox", "sbin-init"}}, func(t *testing.T, n *harness.Node, m machine, ref string) {
 		n.Pull(t, ref)
-		var pods []*harness.Pod
+		var all []*harness.Container
 		for range 10 {
-			pods = append(pods, n.RunPod(t, pod(m.mode)))
+			p := n.RunPod(t, pod(m.mode))
+			all = append(all, &harness.Container{Config: p.ContainerConfig("app", probe(ref, "wait", "exit=11")), Pod: p})
 		}
-		codes := make([]int32, len(pods))
-		errs := make([]error, len(pods))
-		var all sync.WaitGroup
-		for i, p := range pods {
-			all.Go(func() { codes[i], errs[i] = life(t, p, ref) })
+		together(t, all, func(c *harness.Container) (err error) {
+			if c.ID, err = c.Pod.TryCreate(harness.Context(t), c.Config); err == nil {
+				_, err = n.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: c.ID})
+			}
+			return err
+		})
+		for _, c := range all {
+			c.AwaitLine(t, 2*boot, "waiting")
 		}
-		all.Wait()
-		for i := range pods {
-			if errs[i] != nil || codes[i] != 11 {
-				t.Errorf("pod %d: code %d, %v", i, codes[i], errs[i])
+		for _, c := range all {
+			if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
+				t.Errorf("beside the others it is %s with code %d", s.State, s.ExitCode)
+			}
+		}
+		together(t, all, func(c *harness.Container) error {
+			_, err := n.Daemon.Runtime.StopContainer(harness.Context(t), &runtime.StopContainerRequest{ContainerId: c.ID, Timeout: 60})
+			return err
+		})
+		for _, c := range all {
+			if _, code := c.Ended(t); code != 11 {
+				t.Errorf("code %d", code)
 			}
 		}
 	})
 }
 
-// life creates a container, starts it, stops it and gives its exit code. It runs beside others, so it does not end the test.
-func life(t *testing.T, p *harness.Pod, ref string) (int32, error) {
-	ctx := harness.Context(t)
-	config := p.ContainerConfig("app", probe(ref, "say=up", "sleep=2s", "exit=11"))
-	id, err := p.TryCreate(ctx, config)
-	if err != nil {
-		return 0, err
+// together does something with all containers at a time.
+func together(t *testing.T, all []*harness.Container, do func(c *harness.Container) error) {
+	t.Helper()
+	errs := make([]error, len(all))
+	var group sync.WaitGroup
+	for i, c := range all {
+		group.Go(func() { errs[i] = do(c) })
 	}
-	cri := p.Node.Daemon.Runtime
-	if _, err := cri.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: id}); err != nil {
-		return 0, err
+	group.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
 	}
-	for ctx.Err() == nil {
-		s, err := cri.ContainerStatus(ctx, &runtime.ContainerStatusRequest{ContainerId: id})
-		if err != nil {
-			return 0, err
-		}
-		if s.Status.State == runtime.ContainerState_CONTAINER_EXITED {
-			return s.Status.ExitCode, nil
-		}
-		time.Sleep(20 * time.Millisecond) // for the state of ten containers at once
-	}
-	return 0, fmt.Errorf("the container never ended: %w", ctx.Err())
 }

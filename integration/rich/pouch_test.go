@@ -265,9 +265,19 @@ func theDaemonsDeathIsNotNoticedInside(t *testing.T, n *harness.Node, m machine,
 	stays.AwaitLine(t, boot, "waiting")
 	ends.AwaitLine(t, boot, "waiting")
 	ends.Exec(t, "sh", "-c", "(sleep 1; kill -USR1 $(pidof probe)) >/dev/null 2>&1 &")
+	before, said := lives(t, stays), stays.LogText(t)
 	n.KillDaemon(t)
 	ends.AwaitLine(t, 10*time.Second, "asked 10")
 	n.StartDaemon(t)
+	after := lives(t, stays)
+	for process := range before {
+		if !after[process] {
+			t.Errorf("process %s has ended", process)
+		}
+	}
+	if now := stays.LogText(t); now != said { // the application says which signals it gets
+		t.Errorf("the application said %q, now %q", said, now)
+	}
 	if _, code := ends.Ended(t); code != 6 {
 		t.Errorf("the one that ended meanwhile has code %d", code)
 	}
@@ -275,4 +285,21 @@ func theDaemonsDeathIsNotNoticedInside(t *testing.T, n *harness.Node, m machine,
 	if _, code := stays.Ended(t); code != 7 {
 		t.Errorf("the one that stayed has code %d", code)
 	}
+}
+
+// lives are a container's processes by number, name and start, but for those that come and go with a look at them.
+func lives(t *testing.T, c *harness.Container) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	_, text := exec(t, c, "sh", "-c", "cat /proc/[0-9]*/stat")
+	for line := range strings.Lines(text) {
+		name, fields := line[:strings.LastIndexByte(line, ')')+1], strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
+		if !strings.HasSuffix(name, "(cat)") && !strings.HasSuffix(name, "(sh)") && len(fields) > 19 {
+			out[name+" "+fields[19]] = true
+		}
+	}
+	if len(out) < 3 {
+		t.Fatalf("only %d processes are seen: %s", len(out), text)
+	}
+	return out
 }
