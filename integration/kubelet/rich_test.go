@@ -208,20 +208,26 @@ func TestARichPodIsResizedInPlace(t *testing.T) {
 	n := startRich(t)
 	p := n.run(t, podOf("resized", []corev1.Container{withLimits(sh("web", systemd1, richApp), "500m", "200Mi")}, richAnnotations("mode", "systemd")))
 	p.awaitLog(t, "web", "version 1")
-	if got := p.memoryLimit(t, "web"); got != "209715200" {
+	if got := p.limit(t, "web", memoryFiles...); got != "209715200" {
 		t.Errorf("memory limit: %s", got)
 	}
 	p.resize(t, "web", "750m", "300Mi")
-	if got := p.memoryLimit(t, "web"); got != "314572800" {
+	if got := p.limit(t, "web", memoryFiles...); got != "314572800" {
 		t.Errorf("memory limit after the resize: %s", got)
+	}
+	if got := p.limit(t, "web", "cpu.max", "cpu.cfs_quota_us"); !strings.HasPrefix(got, "75000") { // of 100 ms, in µs
+		t.Errorf("CPU limit after the resize: %s", got)
 	}
 	if got := p.inside(t, "web", "systemctl is-system-running --wait"); got != "running" {
 		t.Errorf("the system is %s", got)
 	}
 }
 
-// memoryLimit gives the limit of a container's cgroup in bytes, as the node's kernel has it: an init sees a cgroup below.
-func (p *pod) memoryLimit(t testing.TB, container string) string {
+// memoryFiles have the limit of memory in bytes, on cgroup v2 and v1.
+var memoryFiles = []string{"memory.max", "memory.limit_in_bytes"}
+
+// limit gives what one of the files of a container's cgroup has, as the node's kernel has it: an init sees a cgroup below.
+func (p *pod) limit(t testing.TB, container string, files ...string) string {
 	t.Helper()
 	id := idOf(statusOf(p.get(t), container))
 	dirs, err := p.n.Lab.Cgroups()
@@ -229,13 +235,13 @@ func (p *pod) memoryLimit(t testing.TB, container string) string {
 		t.Fatal(err)
 	}
 	for _, dir := range dirs {
-		for _, file := range []string{"memory.max", "memory.limit_in_bytes"} {
+		for _, file := range files {
 			if b, err := os.ReadFile(filepath.Join(dir, file)); err == nil && filepath.Base(dir) == id {
 				return strings.TrimSpace(string(b))
 			}
 		}
 	}
-	t.Fatalf("no cgroup of %s limits memory: %v", id, dirs)
+	t.Fatalf("no cgroup of %s has %v: %v", id, files, dirs)
 	return ""
 }
 
