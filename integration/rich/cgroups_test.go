@@ -2,6 +2,8 @@ package rich
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,14 @@ while [ $i -lt 40 ] && mkdir $name 2>/dev/null && cd -P $name; do i=$((i+1)); do
 	c.Remove(t)  // the leak check looks for what is left
 }
 
+// freeze freezes the cgroup that a container sees as the root. Without controllers of its own that takes processes in; and its
+// files are held from the cgroup namespace alone whose root it is.
+const freeze = `cd /sys/fs/cgroup; mkdir mine; echo 0 >mine/cgroup.procs
+while [ -n "$(cat cgroup.subtree_control)" ]; do
+	find . -name cgroup.subtree_control | while read -r f; do for c in $(cat $f); do echo -$c >$f; done; done
+done
+exec unshare --user --map-root-user --cgroup sh -c "echo 1 >cgroup.freeze"`
+
 // Who freezes the cgroup that a process is to join holds up that process, and nothing else on the node.
 func TestAFrozenContainerHoldsNobodyUp(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
@@ -39,15 +49,17 @@ func TestAFrozenContainerHoldsNobodyUp(t *testing.T) {
 	other := n.RunPod(t).Run(t, "other", harness.Command("sleep", "1000"))
 	c := n.RunPod(t, pod("systemd", "shutdown-timeout", "2s")).Run(t, "app", probe(push(t, n, "systemd", "frozen", nil), "wait", "exit=2"))
 	c.AwaitLine(t, boot, "waiting")
-	// Without controllers of its own a cgroup takes processes in; the files of the one that is the root of a cgroup namespace are
-	// held from that namespace only.
 	run := func(timeout int64, script string) {
 		_, _ = n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sh", "-c", script}, Timeout: timeout})
 	}
-	run(20, `systemd-run --unit=freezer --property=Delegate=yes sh -c '
-for c in $(cat /sys/fs/cgroup/cgroup.subtree_control); do echo -$c >/sys/fs/cgroup/cgroup.subtree_control; done
-mkdir /sys/fs/cgroup/mine; echo 0 >/sys/fs/cgroup/mine/cgroup.procs
-exec unshare --user --map-root-user --cgroup sh -c "echo 1 >/sys/fs/cgroup/cgroup.freeze; echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze"'`)
+	run(20, "setsid sh -c '"+freeze+"' >/dev/null 2>&1 &")
+	harness.Eventually(t, "root inside has frozen the container", func() bool {
+		dirs, err := n.Cgroups()
+		return err == nil && slices.ContainsFunc(dirs, func(dir string) bool {
+			b, err := os.ReadFile(filepath.Join(dir, "cgroup.freeze"))
+			return err == nil && filepath.Base(dir) == "inner" && strings.TrimSpace(string(b)) == "1"
+		})
+	})
 	var all sync.WaitGroup
 	for range 12 {
 		all.Go(func() { run(5, "true") })
