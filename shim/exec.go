@@ -109,14 +109,13 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 		release()
 		return 0, err
 	}
-	releaseSlot, err := e.c.s.slot(ctx) // in its turn only: a container that hangs must not keep others' slots
+	turn, err := e.c.s.turn(ctx) // after the container's own: one that hangs must not keep others' slots
 	if err != nil {
 		release()
 		return 0, err
 	}
-	releaseSlot = sync.OnceFunc(releaseSlot)
-	defer time.AfterFunc(slotHint, releaseSlot).Stop()
-	defer releaseSlot()
+	defer turn.end()
+	defer time.AfterFunc(slotHint, turn.give).Stop()
 	after, err := within(createLimit, "exec", e.killLate, func() error { return e.c.s.launched(e.launch) })
 	select {
 	case <-after:

@@ -232,28 +232,22 @@ func (t Tree) Thaw() {
 
 // Remove removes the folders of an empty tree, in all hierarchies. What is gone already is no error; EBUSY, which the
 // kernel gives until the last zombie is reaped, is tried again until ctx ends.
-func (t Tree) Remove(ctx context.Context) error {
-	var errs []error
-	for _, p := range t {
-		if p != "" {
-			errs = append(errs, untilDone(ctx, p, removeOnce))
-		}
-	}
-	return errors.Join(errs...)
-}
+func (t Tree) Remove(ctx context.Context) error { return t.untilDone(ctx, removeOnce) }
 
 // Prune removes what is below an empty tree, as Remove does.
-func (t Tree) Prune(ctx context.Context) error {
+func (t Tree) Prune(ctx context.Context) error { return t.untilDone(ctx, pruneOnce) }
+
+func (t Tree) untilDone(ctx context.Context, remove func(root string) error) error {
 	var errs []error
 	for _, p := range t {
 		if p != "" {
-			errs = append(errs, untilDone(ctx, p, pruneOnce))
+			errs = append(errs, removeBelow(ctx, p, remove))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func untilDone(ctx context.Context, root string, remove func(root string) error) error {
+func removeBelow(ctx context.Context, root string, remove func(root string) error) error {
 	for {
 		err := remove(root)
 		if err == nil {
