@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
 // End is how the container's program ended. The shim writes it before the first poststop hook begins: while these run the
@@ -47,7 +49,7 @@ func (e End) Write(bundle string) error {
 	if err != nil {
 		return fmt.Errorf("encode the end for hooks: %w", err)
 	}
-	return replace(filepath.Join(bundle, Dir, EndFile), text)
+	return wholefile.Write(filepath.Join(bundle, Dir, EndFile), text)
 }
 
 // ReadEnd reads a bundle's end. os.ErrNotExist: the program has not ended, or the container has no poststop hooks.
@@ -62,17 +64,6 @@ func Forget(bundle string) error {
 		if err := os.Remove(filepath.Join(bundle, Dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("forget the hooks of a former try: %w", err)
 		}
-	}
-	return nil
-}
-
-// replace writes a file so that whoever reads it at the same time sees the old one or the new one.
-func replace(path string, text []byte) error {
-	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }

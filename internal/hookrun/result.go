@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
 // Outcome is what became of a hook.
@@ -53,7 +55,7 @@ func writeResults(bundle, name string, results []Result) error {
 	if err != nil {
 		return fmt.Errorf("encode the results of hooks: %w", err)
 	}
-	return replace(filepath.Join(bundle, Dir, name), text)
+	return wholefile.Write(filepath.Join(bundle, Dir, name), text)
 }
 
 // ReadResults reads a bundle's results so far, in the order in which the hooks ran; none where none has run.

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
 // Progress is what the shim knows of a rich container that stands nowhere else: with plan and record it is all that another
@@ -39,14 +41,7 @@ func (p Progress) Write(bundle string) error {
 	if err != nil {
 		return fmt.Errorf("encode the progress of a rich container: %w", err)
 	}
-	at := filepath.Join(bundle, progressFile)
-	if err := os.WriteFile(at+".new", text, 0o600); err != nil {
-		return fmt.Errorf("write the progress of a rich container: %w", err)
-	}
-	if err := os.Rename(at+".new", at); err != nil {
-		return fmt.Errorf("write the progress of a rich container: %w", err)
-	}
-	return nil
+	return wholefile.Write(filepath.Join(bundle, progressFile), text)
 }
 
 // ReadProgress reads a bundle's; nothing has been written: it is empty.

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
 // Dir is the state folder of a shim: <state>/shim.
@@ -64,18 +66,14 @@ type Record struct {
 	Hook bool `json:"hook,omitempty"`
 }
 
-// Write stores a record; tmpfs is not durable, so a rename is enough.
+// Write stores a record.
 func (d Dir) Write(r Record) error {
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("encode record of container %s: %w", r.ID, err)
 	}
-	tmp := d.record(r.ID) + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return fmt.Errorf("write record of container %s: %w", r.ID, err)
-	}
-	if err := os.Rename(tmp, d.record(r.ID)); err != nil {
-		return fmt.Errorf("write record of container %s: %w", r.ID, err)
+	if err := wholefile.Write(d.record(r.ID), b); err != nil {
+		return fmt.Errorf("record of container %s: %w", r.ID, err)
 	}
 	return nil
 }
