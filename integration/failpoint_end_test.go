@@ -7,7 +7,6 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
-	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
 var (
@@ -91,14 +90,9 @@ func TestKilledWhileClearingUpAfterAShim(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			p := n.RunPod(t)
 			c := p.Run(t, "app")
-			pids, err := n.Daemon.Shims()
-			if err != nil || len(pids) != 1 {
-				t.Fatalf("%d shims run: %v", len(pids), err)
-			}
+			killShim := n.ShimKiller(t)
 			n.KillDaemon(t)
-			if err := lab.KillProcess(harness.Context(t), pids[0]); err != nil {
-				t.Fatal(err)
-			}
+			killShim()
 			diesAt(t, n, step)
 			n.StartDaemon(t)
 			c.Ended(t)

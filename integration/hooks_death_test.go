@@ -12,7 +12,6 @@ import (
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
-	"github.com/cri-pouch/cri-pouch/integration/lab"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
@@ -205,15 +204,7 @@ func TestAShimDiesBeforeOrInAPoststopHook(t *testing.T) {
 			p := n.RunPod(t, hooks(t, poststopKey, shell("first", "true", "timeout", "5s"), shell("slow", "touch /witness/now; sleep 1000"), shell("last", "true", "timeout", "5s")))
 			c := p.Run(t, "app", witness(dir), harness.Sh(test.script))
 			harness.Eventually(t, "it is time", func() bool { _, err := os.Stat(filepath.Join(dir, "now")); return err == nil })
-			pids, err := n.Daemon.Shims()
-			if err != nil || len(pids) == 0 {
-				t.Fatalf("shims %v, %v", pids, err)
-			}
-			for _, pid := range pids {
-				if err := lab.KillProcess(harness.Context(t), pid); err != nil {
-					t.Fatal(err)
-				}
-			}
+			n.ShimKiller(t)()
 			c.Ended(t)
 			s, r := c.Status(t), hookResults(t, c)
 			if s.Reason != test.reason || s.ExitCode != test.code || !strings.Contains(s.Message, `poststop hook "slow" was skipped: the shim died`) {
@@ -238,18 +229,11 @@ func TestAShimDiesDuringAPrestartHook(t *testing.T) {
 			failed := make(chan error, 1)
 			go func() { failed <- tryStart(t, c) }()
 			awaitFile(t, filepath.Join(dir, "now"))
-			pids, err := n.Daemon.Shims()
-			if err != nil || len(pids) == 0 {
-				t.Fatalf("shims %v, %v", pids, err)
-			}
+			killShim := n.ShimKiller(t)
 			if !alone {
 				n.KillDaemon(t)
 			}
-			for _, pid := range pids {
-				if err := lab.KillProcess(harness.Context(t), pid); err != nil {
-					t.Fatal(err)
-				}
-			}
+			killShim()
 			if err := <-failed; err == nil {
 				t.Error("the start has succeeded")
 			}

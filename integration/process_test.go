@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"context"
 	"os"
 	"strings"
 	"testing"
@@ -11,7 +10,6 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
-	"github.com/cri-pouch/cri-pouch/integration/lab"
 )
 
 func TestExecSync(t *testing.T) {
@@ -219,13 +217,7 @@ func TestTheShimIsKilled(t *testing.T) {
 	n := harness.Start(t)
 	p := n.RunPod(t)
 	c := p.Run(t, "app")
-	pids, err := n.Daemon.Shims()
-	if err != nil || len(pids) != 1 {
-		t.Fatalf("%d shims run: %v", len(pids), err)
-	}
-	if err := lab.KillProcess(context.Background(), pids[0]); err != nil {
-		t.Fatal(err)
-	}
+	n.ShimKiller(t)()
 	_, code := c.Ended(t)
 	if s := c.Status(t); s.Reason != "Lost" {
 		t.Errorf("reason is %q, exit code %d", s.Reason, code)
@@ -245,14 +237,9 @@ func TestTheShimIsKilledWhileNoDaemonRuns(t *testing.T) {
 	n := harness.Start(t)
 	p := n.RunPod(t)
 	c := p.Run(t, "app")
-	pids, err := n.Daemon.Shims()
-	if err != nil || len(pids) != 1 {
-		t.Fatalf("%d shims run: %v", len(pids), err)
-	}
+	killShim := n.ShimKiller(t)
 	n.KillDaemon(t)
-	if err := lab.KillProcess(context.Background(), pids[0]); err != nil {
-		t.Fatal(err)
-	}
+	killShim()
 	n.StartDaemon(t)
 	c.Ended(t)
 	if s := c.Status(t); s.Reason != "Lost" {

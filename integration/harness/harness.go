@@ -124,6 +124,21 @@ func (n *Node) StartDaemon(t testing.TB, env ...string) {
 	}
 }
 
+// ShimKiller finds the node's shim, for which its daemon has to run, and gives what kills it.
+func (n *Node) ShimKiller(t testing.TB) func() {
+	t.Helper()
+	pids, err := n.Daemon.Shims()
+	if err != nil || len(pids) != 1 {
+		t.Fatalf("%d shims run: %v", len(pids), err)
+	}
+	return func() {
+		t.Helper()
+		if err := lab.KillProcess(Context(t), pids[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // KillDaemon ends the daemon by SIGKILL.
 func (n *Node) KillDaemon(t testing.TB) {
 	t.Helper()

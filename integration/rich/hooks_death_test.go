@@ -7,7 +7,6 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/integration/harness"
-	"github.com/cri-pouch/cri-pouch/integration/lab"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
@@ -78,15 +77,7 @@ func theShimDiesBeforeOrInHooks(t *testing.T, n *hookNode, m hookMachine, ref st
 				harness.ShellHook("slow", "echo now >>/witness/story; "+until("never")), harness.ShellHook("last", "true", "timeout", "5s")))
 			c := p.Run(t, "app", image(ref, "sh", "-c", test.app), witnessed(dir))
 			awaitStory(t, dir, "now\n")
-			pids, err := n.Daemon.Shims()
-			if err != nil || len(pids) == 0 {
-				t.Fatalf("shims %v, %v", pids, err)
-			}
-			for _, pid := range pids {
-				if err := lab.KillProcess(harness.Context(t), pid); err != nil {
-					t.Fatal(err)
-				}
-			}
+			n.ShimKiller(t)()
 			c.Ended(t)
 			wantOutcomes(t, c.Told(t).Hooks, "poststop first "+test.first, "poststop slow skipped", "poststop last skipped")
 			if s := c.Status(t); s.Reason != test.reason || s.ExitCode != test.code || !strings.Contains(s.Message, `poststop hook "slow" was skipped: the shim died`) {
