@@ -30,7 +30,9 @@ type container struct {
 	privatePID bool // its init's end is the end of all its processes
 	userns     bool
 	tree       cgrouptree.Tree
+	pod        string // whose slots its launches take
 	lc         *libcontainer.Container
+	lcLocked   bool     // under op: lc is locked by a launch that does not come back
 	init       *process // set under s.mu, once; nil: still being created
 	logFile    *crilog.File
 	audience   audience
@@ -39,7 +41,7 @@ type container struct {
 	hooks      *hooks       // nil: it has none
 	ofHook     bool         // it is no client's, a hook runs in it
 	node       *nodeHooks   // nil: no hook of the node concerns it
-	turn       *turn        // of its creation
+	slot       *slot        // of its creation
 	startBy    time.Time    // when the hooks of its start have to be done
 
 	killed   atomic.Bool  // by SIGKILL, through us
@@ -48,6 +50,10 @@ type container struct {
 	// life ends when the container is destroyed by force; no hook outlives it.
 	life context.Context
 	doom context.CancelFunc
+	// alive ends with life, and when the init has ended: nothing is launched into the container any more.
+	alive  context.Context
+	bereft context.CancelCauseFunc
+	stuck  atomic.Int32 // launches that were given up and have not come back
 
 	// op is held by whatever changes the container through libcontainer: start, exec, pause, resume, update, delete.
 	op      chan struct{}
@@ -71,6 +77,7 @@ func newContainer(s *Server, id, bundle string) *container {
 		op: make(chan struct{}, 1), status: task.Created, execs: map[string]*execution{},
 	}
 	c.life, c.doom = context.WithCancel(context.Background())
+	c.alive, c.bereft = context.WithCancelCause(c.life)
 	return c
 }
 
@@ -81,6 +88,16 @@ func (c *container) take(ctx context.Context) (release func(), err error) {
 		return func() { <-c.op }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("container %s is busy: %w", c.id, ctx.Err())
+	}
+}
+
+// whileAlive returns a context that ends with ctx, and when nothing can be launched into the container any more.
+func (c *container) whileAlive(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.alive, func() { cancel(context.Cause(c.alive)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
 	}
 }
 
@@ -139,7 +156,7 @@ func (c *container) ran() bool {
 
 // watch waits for the end of the init and makes it known when the log is complete.
 func (c *container) watch() {
-	exit := c.init.wait(c.log)
+	exit := c.init.wait(c.log, func() { c.bereft(errContainerEnded) })
 	ran := c.ran()
 	if c.rich != nil {
 		c.rich.close()

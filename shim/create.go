@@ -41,20 +41,40 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 	if err := s.reserve(c); err != nil {
 		return 0, err
 	}
-	if c.turn, err = s.turn(ctx); err != nil {
+	c.pod = podOf(spec)
+	if c.slot, err = s.slots.acquire(ctx, c.pod); err != nil {
 		s.forget(c)
 		return 0, fmt.Errorf("create container %s: %w", id, err)
 	}
-	defer c.turn.end()
-	if err := c.build(spec); err != nil {
+	after, err := c.build(spec)
+	c.slot.release(after)
+	if err != nil {
 		return 0, err
 	}
 	c.log.WithField("pid", c.init.pid).Debug("created")
 	return c.init.pid, nil
 }
 
-// build does the work of create. When it fails, nothing is left.
-func (c *container) build(spec *specs.Spec) (err error) {
+// podOf names the pod that a container belongs to: a pod's containers share its slots.
+func podOf(spec *specs.Spec) string {
+	if id := spec.Annotations[task.PodAnnotation]; id != "" {
+		return id
+	}
+	if slice, _, ok := strings.Cut(spec.Linux.CgroupsPath, ":"); ok {
+		return slice
+	}
+	return filepath.Dir(filepath.Clean(spec.Linux.CgroupsPath))
+}
+
+// over is closed: what tells of the end of a launch that did not begin.
+func over() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}
+
+// build does the work of create. When it fails, nothing is left, or will be left once after is closed.
+func (c *container) build(spec *specs.Spec) (after <-chan struct{}, err error) {
 	for _, ns := range spec.Linux.Namespaces {
 		switch ns.Type {
 		case specs.PIDNamespace:
@@ -79,27 +99,26 @@ func (c *container) build(spec *specs.Spec) (err error) {
 	}
 	if err != nil {
 		c.s.forget(c)
-		return fmt.Errorf("create container %s: %w", c.id, err)
+		return over(), fmt.Errorf("create container %s: %w", c.id, err)
 	}
 	c.node.install(config)
-	after, err := within(createLimit+c.node.extra(), "creation", c.killLate, func() error {
-		return c.s.launched(func() error { return c.launch(config, spec.Process) })
+	after, err = c.s.launch(c.life, createLimit+c.node.extra(), "creation", c.killLate, func(l *launch) error {
+		return c.launch(l, config, spec.Process)
 	})
 	err = c.node.own(err)
 	if err == nil {
 		go c.watch()
-		return nil
+		return after, nil
 	}
-	select {
-	case <-after:
+	if isOver(after) {
 		c.undo()
-	default: // it hangs in the kernel: the ID stays taken until it comes back
+	} else { // it hangs in the kernel: the ID stays taken until it comes back
 		go func() {
 			<-after
-			c.undo()
+			c.undoLate()
 		}()
 	}
-	return fmt.Errorf("create container %s: %w", c.id, explain(err))
+	return after, fmt.Errorf("create container %s: %w", c.id, explain(err))
 }
 
 // config translates the specification and finds out which cgroups it will have.
@@ -158,7 +177,7 @@ func (c *container) unmark() error {
 }
 
 // launch makes the init.
-func (c *container) launch(config *configs.Config, spec *specs.Process) error {
+func (c *container) launch(l *launch, config *configs.Config, spec *specs.Process) error {
 	lp, err := newProcess(spec)
 	if err != nil {
 		return err
@@ -204,6 +223,7 @@ func (c *container) launch(config *configs.Config, spec *specs.Process) error {
 		c.reap(lp)
 		return err
 	}
+	l.adopted(init)
 	c.s.mu.Lock()
 	c.init = init
 	c.s.mu.Unlock()
@@ -272,6 +292,18 @@ func (c *container) undo() {
 	// closes it, which would not run by itself for a long time.
 	c.lc = nil
 	runtime.GC()
+}
+
+// undoLate removes what a creation left, or has made, that came back after it was given up.
+func (c *container) undoLate() {
+	if c.init == nil {
+		c.undo()
+		return
+	}
+	go c.watch()
+	if err := c.destroyByForce(context.Background()); err != nil {
+		c.log.WithError(err).Error("a creation that was given up left something behind")
+	}
 }
 
 // clear removes the container's folders, which is the end of it for the node's hooks, and frees its ID.

@@ -9,15 +9,13 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 )
 
-// enter starts a further process in the container. Its init is kept meanwhile: libcontainer finds the namespaces by the init's
-// pid, and by that of another process would enter that one's.
+// enter starts a further process in the container. The caller keeps its init meanwhile: libcontainer finds the namespaces by the
+// init's pid, and by that of another process would enter that one's. It must be called with op held.
 func (c *container) enter(lp *libcontainer.Process) error {
-	release, err := c.init.keep()
+	lc, err := c.object()
 	if err != nil {
 		return err
 	}
-	defer release()
-	lc := c.lc
 	if cgroups.IsCgroup2UnifiedMode() {
 		if lc, err = libcontainer.Load(c.s.dir.Libcontainer(), c.id); err == nil {
 			err = joinLate(lc)
@@ -27,6 +25,44 @@ func (c *container) enter(lp *libcontainer.Process) error {
 		}
 	}
 	return c.blame(lc.Start(lp))
+}
+
+// object returns libcontainer's object of the container. It must be called with op held.
+func (c *container) object() (*libcontainer.Container, error) {
+	if !c.lcLocked {
+		return c.lc, nil
+	}
+	lc, err := libcontainer.Load(c.s.dir.Libcontainer(), c.id)
+	if err != nil {
+		return nil, fmt.Errorf("load container %s anew: %w", c.id, err)
+	}
+	c.lc, c.lcLocked = lc, false
+	return lc, nil
+}
+
+// abandon lets go of a launch that does not come back, until it does: libcontainer's object stays locked by it. It must be
+// called with op held; a launch that is over is left alone.
+func (c *container) abandon(after <-chan struct{}) {
+	if isOver(after) {
+		return
+	}
+	c.lcLocked = true
+	c.stuck.Add(1)
+	go func() {
+		<-after
+		c.stuck.Add(-1)
+	}()
+}
+
+// maxStuck bounds the launches into a container that were given up and hang in the kernel, with a thread each.
+const maxStuck = 4
+
+// demandFewStuck gives an error when launches into the container do not come back.
+func (c *container) demandFewStuck(what string) error {
+	if n := c.stuck.Load(); n >= maxStuck {
+		return fmt.Errorf("cannot %s container %s: %d processes that were made in it hang in the kernel, end it first: %w", what, c.id, n, errdefs.ErrUnavailable)
+	}
+	return nil
 }
 
 // lateJoiner is a cgroup manager that has no path to be born in.

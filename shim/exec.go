@@ -18,10 +18,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-// slotHint is how long an exec keeps its place among the starts of the node: they bound the use of CPUs, and what takes longer
-// waits for something else.
-const slotHint = 2 * time.Second
-
 // execution is a further process of a container, from Exec to Delete.
 type execution struct {
 	c                     *container
@@ -68,7 +64,10 @@ func (c *container) demandExec() error {
 	if err := c.demand("exec in", task.Created, task.Running); err != nil {
 		return err
 	}
-	return c.demandNoHooks("exec in")
+	if err := c.demandNoHooks("exec in"); err != nil {
+		return err
+	}
+	return c.demandFewStuck("exec in")
 }
 
 func (c *container) exec(id string) (*execution, error) {
@@ -105,27 +104,24 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	defer release()
 	if err := e.c.demandExec(); err != nil {
-		release()
 		return 0, err
 	}
-	turn, err := e.c.s.turn(ctx) // after the container's own: one that hangs must not keep others' slots
+	drop, err := e.c.init.keep()
 	if err != nil {
-		release()
 		return 0, err
 	}
-	defer turn.end()
-	defer time.AfterFunc(slotHint, turn.give).Stop()
-	after, err := within(createLimit, "exec", e.killLate, func() error { return e.c.s.launched(e.launch) })
-	select {
-	case <-after:
-		release()
-	default:
-		go func() { // libcontainer's own lock is held as long
-			<-after
-			release()
-		}()
+	defer drop()
+	waiting, cancel := e.c.whileAlive(ctx)
+	defer cancel()
+	slot, err := e.c.s.slots.acquire(waiting, e.c.pod) // after the container's own: one that hangs must not keep others' slots
+	if err != nil {
+		return 0, err
 	}
+	after, err := e.c.s.launch(e.c.alive, createLimit, "exec", nil, e.launch)
+	slot.release(after)
+	e.c.abandon(after)
 	if err != nil {
 		return 0, explain(err)
 	}
@@ -136,7 +132,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	return e.process.pid, nil
 }
 
-func (e *execution) launch() error {
+func (e *execution) launch(l *launch) error {
 	lp, err := newProcess(e.spec)
 	if err != nil {
 		return err
@@ -184,11 +180,12 @@ func (e *execution) launch() error {
 		return err
 	}
 	io.start()
+	l.adopted(p)
 	e.mu.Lock()
 	e.process, e.startedAt = p, now
 	e.mu.Unlock()
 	go func() {
-		exit := p.wait(e.c.log.WithField("exec", e.id))
+		exit := p.wait(e.c.log.WithField("exec", e.id), nil)
 		p.io.drain()
 		p.finish(exit.Exit)
 		_ = alive.Close()
@@ -199,20 +196,7 @@ func (e *execution) launch() error {
 	return nil
 }
 
-// killLate ends an exec that hangs before its execve: such a process is the shim's child and has runc's name still.
-func (e *execution) killLate() {
-	pids, err := e.c.tree.Pids()
-	if err != nil {
-		return
-	}
-	for _, pid := range pids {
-		st, err := shimstate.ReadStat(pid)
-		if err == nil && st.Parent == unix.Getpid() && pid != e.c.init.pid && isRuncInit(st.Comm) {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-}
-
+// isRuncInit reports whether a process of this name has not begun its program.
 func isRuncInit(comm string) bool { return len(comm) > 5 && comm[:5] == "runc:" }
 
 // started gives the process, or nil before it runs.

@@ -50,25 +50,38 @@ func (p *prestartPlace) tree() cgrouptree.Tree { return p.sub }
 func (p *prestartPlace) oomKills() uint64 { return p.c.tree.OOMKills() }
 
 // enter is as for an exec: whatever changes the container waits for the launch, but not for the hook.
-func (p *prestartPlace) enter(ctx context.Context) (leave func(), err error) {
-	releaseSlot, err := p.c.s.slot(ctx)
+func (p *prestartPlace) enter(ctx context.Context) (leave func(after <-chan struct{}), err error) {
+	release, err := p.c.take(ctx)
 	if err != nil {
 		return nil, err
 	}
-	release, err := p.c.take(ctx)
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	drop, err := p.c.init.keep()
+	if err != nil {
+		return nil, err
+	}
+	slot, err := p.c.s.slots.acquire(ctx, p.c.pod)
 	if err == nil && ctx.Err() != nil {
-		release()
+		slot.release(over())
 		err = ctx.Err()
 	}
 	if err != nil {
-		releaseSlot()
+		drop()
 		return nil, err
 	}
-	return func() {
+	return func(after <-chan struct{}) {
+		slot.release(after)
+		p.c.abandon(after)
+		drop()
 		release()
-		releaseSlot()
 	}, nil
 }
+
+func (p *prestartPlace) alive() context.Context { return p.c.alive }
 
 func (p *prestartPlace) launch(lp *libcontainer.Process) (*process, error) {
 	there, err := p.c.tree.Pids()
@@ -123,7 +136,7 @@ type poststopPlace struct {
 
 func newPoststopPlace(of *container, spec specs.Spec, hook hookrun.Hook) *poststopPlace {
 	p := &poststopPlace{c: newContainer(of.s, of.id+poststopSuffix, of.bundle)}
-	p.c.options, p.c.ofHook = of.options, true
+	p.c.options, p.c.ofHook, p.c.pod = of.options, true, of.pod
 	spec.Process = hook.Process
 	p.config, p.err = p.c.config(&spec)
 	return p
@@ -133,7 +146,15 @@ func (p *poststopPlace) tree() cgrouptree.Tree { return p.c.tree }
 
 func (p *poststopPlace) oomKills() uint64 { return p.c.tree.OOMKills() }
 
-func (p *poststopPlace) enter(ctx context.Context) (leave func(), err error) { return p.c.s.slot(ctx) }
+func (p *poststopPlace) enter(ctx context.Context) (leave func(after <-chan struct{}), err error) {
+	slot, err := p.c.s.slots.acquire(ctx, p.c.pod)
+	if err != nil {
+		return nil, err
+	}
+	return slot.release, nil
+}
+
+func (p *poststopPlace) alive() context.Context { return p.c.life }
 
 func (p *poststopPlace) launch(lp *libcontainer.Process) (_ *process, err error) {
 	if p.err == nil {

@@ -25,8 +25,10 @@ const (
 
 // hookPlace is where one hook runs.
 type hookPlace interface {
-	// enter waits until a process may be made there; leave must be called when it is made, or has failed.
-	enter(ctx context.Context) (leave func(), err error)
+	// enter waits until a process may be made there; leave must be called when it is made, has failed or is given up.
+	enter(ctx context.Context) (leave func(after <-chan struct{}), err error)
+	// alive ends when nothing can be launched there any more.
+	alive() context.Context
 	// launch makes the process of the hook's launcher, begin lets it go on.
 	launch(lp *libcontainer.Process) (*process, error)
 	begin() error
@@ -58,7 +60,7 @@ func (h *hooks) run(ctx context.Context, stage hookrun.Stage, hook hookrun.Hook,
 	}()
 	output, child, err := newHookOutput(h.c.logFile, hook)
 	if err != nil {
-		leave()
+		leave(over())
 		r.Message = err.Error()
 		return r
 	}
@@ -104,14 +106,18 @@ func launchTime(ctx context.Context, hook hookrun.Hook) time.Duration {
 }
 
 // launch makes the hook's process. after tells when libcontainer is done with it, which may be later than an error.
-func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, output *os.File, leave func()) (p *process, after <-chan struct{}, err error) {
+func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, output *os.File, leave func(<-chan struct{})) (p *process, after <-chan struct{}, err error) {
 	late := func() {
 		ctx, cancel := context.WithTimeout(context.Background(), hookReapLimit)
 		defer cancel()
 		_ = at.tree().Kill(ctx)
 	}
 	log := h.c.log.WithField("hook", hook.Name)
-	after, err = within(launchTime(ctx, hook), "launch of a hook", late, func() error {
+	during, cancel := context.WithCancelCause(at.alive())
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	var made *process
+	after, err = h.c.s.launch(during, launchTime(ctx, hook), "launch of a hook", late, func(l *launch) error {
 		defer output.Close()
 		spec := *hook.Process
 		spec.Args = append([]string{hookrun.Launcher}, spec.Args...)
@@ -120,29 +126,22 @@ func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, out
 			return err
 		}
 		lp.Stdout, lp.Stderr = output, output
-		return h.c.s.launched(func() error {
-			if p, err = at.launch(lp); err != nil {
-				return err
-			}
-			h.current.Store(p)
-			go func() { p.finish(p.wait(log).Exit) }()
-			return at.begin()
-		})
-	})
-	select {
-	case <-after:
-		leave()
-		if err != nil && p != nil {
-			h.kill(at, p)
+		if made, err = at.launch(lp); err != nil {
+			return err
 		}
-		return p, after, err
-	default:
-		go func() {
-			<-after
-			leave()
-		}()
+		l.adopted(made)
+		h.current.Store(made)
+		go func() { made.finish(made.wait(log, nil).Exit) }()
+		return at.begin()
+	})
+	leave(after)
+	if !isOver(after) {
 		return nil, after, err
 	}
+	if err != nil && made != nil {
+		h.kill(at, made)
+	}
+	return made, after, err
 }
 
 // await waits for the end of the hook, or makes it end when its time is over.

@@ -55,7 +55,7 @@ func (h *nodeHooks) install(config *configs.Config) {
 		return
 	}
 	config.Hooks[configs.CreateRuntime] = configs.HookList{configs.NewFunctionHook(func(s *specs.State) (err error) {
-		h.c.turn.aside(func() { err = h.create(s.Pid) })
+		h.c.slot.without(func() { err = h.create(s.Pid) })
 		return err
 	})}
 }

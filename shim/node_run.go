@@ -74,13 +74,12 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 		return cannotRun(begun, err)
 	}
 	lp.Stdin, lp.Stdout, lp.Stderr = stdio.stdin, stdio.theirs, stdio.theirs
-	_, ended := h.c.s.launches.begin()
-	defer ended()
 	// What ends one that hangs before its execve ends the container too, which is what becomes of it after such a failure.
-	after, err := within(limit, "start of the hook", h.c.killSilently, func() error {
+	after, err := h.c.s.launch(h.c.alive, limit, "start of the hook", h.c.killSilently, func(*launch) error {
 		defer stdio.started()
 		return h.c.enter(lp)
 	})
+	h.c.abandon(after)
 	if err != nil {
 		go func() {
 			<-after

@@ -40,7 +40,7 @@ type ending struct {
 	endedAt time.Time   // of a rich container's application, earlier than its init's
 }
 
-// newProcess takes hold of a child that libcontainer has just made. The child cannot have been reaped: only wait does
+// adopt takes hold of a child that libcontainer has just made. The child cannot have been reaped: only wait does
 // that, so its pid is its own.
 func adopt(lp *libcontainer.Process, io streams) (*process, error) {
 	pid, err := lp.Pid()
@@ -58,11 +58,15 @@ func adopt(lp *libcontainer.Process, io streams) (*process, error) {
 	return p, nil
 }
 
-// wait blocks without a thread until the process has ended, reaps it and gives its code.
-func (p *process) wait(log *logrus.Entry) ending {
+// wait blocks without a thread until the process has ended, calls ended, reaps the process and gives its code. ended ends
+// whoever keeps it.
+func (p *process) wait(log *logrus.Entry, ended func()) ending {
 	defer close(p.gone)
 	if err := p.fd.Wait(); err != nil {
 		log.WithError(err).Error("waiting by thread instead")
+	}
+	if ended != nil {
+		ended()
 	}
 	p.kept.Lock()
 	// It has ended: this returns at once, with an error for any code but 0.

@@ -27,7 +27,11 @@ func (c *container) remove(ctx context.Context) error {
 	if err := c.tree.Prune(ctx); err != nil { // which libcontainer cannot, where the paths are too long
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
-	if err := c.lc.Destroy(); err != nil {
+	lc, err := c.object()
+	if err == nil {
+		err = lc.Destroy()
+	}
+	if err != nil {
 		return fmt.Errorf("delete container %s: %w", c.id, err)
 	}
 	if err := c.outer.remove(); err != nil {
@@ -48,6 +52,10 @@ func (c *container) destroyByForce(ctx context.Context) error {
 	c.doom()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*killLimit)
 	defer cancel()
+	c.bereft(errDestroyed) // what is launched into it right now ends, whatever holds it up
+	c.noteKill()
+	_ = c.init.fd.Signal(unix.SIGKILL)
+	c.tree.Thaw()
 	release, err := c.take(ctx)
 	if err != nil {
 		return err
@@ -56,8 +64,6 @@ func (c *container) destroyByForce(ctx context.Context) error {
 	if c.removed {
 		return nil
 	}
-	c.noteKill()
-	_ = c.init.fd.Signal(unix.SIGKILL)
 	c.tree.Thaw()
 	if err := c.tree.Kill(ctx); err != nil {
 		return err

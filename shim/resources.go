@@ -27,7 +27,11 @@ func (c *container) pause(ctx context.Context) error {
 	if err := c.demandNoHooks("pause"); err != nil {
 		return err
 	}
-	if err := c.blame(c.lc.Pause()); err != nil {
+	lc, err := c.object()
+	if err == nil {
+		err = c.blame(lc.Pause())
+	}
+	if err != nil {
 		return fmt.Errorf("pause container %s: %w", c.id, err)
 	}
 	c.change(task.Running, task.Paused)
@@ -44,7 +48,11 @@ func (c *container) resume(ctx context.Context) error {
 	if err := c.demand("resume", task.Paused); err != nil {
 		return err
 	}
-	if err := c.blame(c.lc.Resume()); err != nil {
+	lc, err := c.object()
+	if err == nil {
+		err = c.blame(lc.Resume())
+	}
+	if err != nil {
 		return fmt.Errorf("resume container %s: %w", c.id, err)
 	}
 	c.change(task.Paused, task.Running)
@@ -77,14 +85,18 @@ func (c *container) update(ctx context.Context, resources []byte) error {
 	if c.outer != nil {
 		return c.blame(c.outer.update(c.id, &r))
 	}
-	config := c.lc.Config()
+	lc, err := c.object()
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", c.id, err)
+	}
+	config := lc.Config()
 	cgroup, limits := *config.Cgroups, *config.Cgroups.Resources
 	config.Cgroups = &cgroup
 	cgroup.Resources = &limits
 	merge(&limits, &r)
 	// Device rules are not part of it, and setting them again costs a new BPF program on cgroup v2.
 	limits.SkipDevices = true
-	err = c.blame(c.lc.Set(config))
+	err = c.blame(lc.Set(config))
 	limits.SkipDevices = false // libcontainer keeps this object and starts nothing while it is set
 	if err != nil {
 		return fmt.Errorf("update container %s: %w", c.id, err)

@@ -55,9 +55,8 @@ type Server struct {
 	events    *broker
 	files     *filewatch.Watcher
 	oom       *oomWatch
-	starts    chan struct{} // a slot for each create, exec or launch of a hook under way
+	slots     *slots
 	clients   *clients
-	launches  launches
 
 	idleLimit, lookEvery time.Duration // those of attend
 
@@ -77,6 +76,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkChildren(); err != nil {
+		lock.Close()
+		return nil, err
+	}
 	files, err := filewatch.New(o.Log)
 	if err != nil {
 		lock.Close()
@@ -84,8 +87,7 @@ func New(o Options) (*Server, error) {
 	}
 	return &Server{
 		dir: dir, log: o.Log, lock: lock, startedAt: time.Now(), host: newHost(o.Log), events: newBroker(), files: files, oom: newOOMWatch(files, o.Log),
-		// A start is bound by CPU; more at once only makes each slower.
-		starts:     make(chan struct{}, max(4, 4*runtime.NumCPU())),
+		slots:      newSlots(max(4, 4*runtime.NumCPU())),
 		containers: map[string]*container{},
 		ended:      make(chan struct{}),
 		clients:    newClients(),

@@ -4,71 +4,143 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
 )
 
-// slot waits for its turn to start something.
-func (s *Server) slot(ctx context.Context) (release func(), err error) {
-	t, err := s.turn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return t.end, nil
+// slotHint is how long a launch keeps its slot: slots bound the use of CPUs, and what takes longer waits for something else.
+const slotHint = 2 * time.Second
+
+// slots bound the launches under way: those of the node, since a launch is bound by CPU and more at once only make each slower, and
+// those of each pod. A launch that hangs gives its slot of the node back, but not that of its pod, which a pod whose root
+// holds launches up has therefore used up soon.
+type slots struct {
+	node   chan struct{}
+	forPod int
+
+	mu   sync.Mutex
+	pods map[string]*podSlots
 }
 
-// turn is a slot that can be left to others for a while.
-type turn struct {
-	s    *Server
-	over chan struct{}
-
-	mu  sync.Mutex
-	has bool
+type podSlots struct {
+	taken chan struct{}
+	users int // who has or waits for one
 }
 
-// turn waits for a slot as slot does.
-func (s *Server) turn(ctx context.Context) (*turn, error) {
+// newSlots returns slots for so many launches at once; a pod gets a quarter of them, and 2 at least.
+func newSlots(n int) *slots {
+	return &slots{node: make(chan struct{}, n), forPod: max(2, n/4), pods: map[string]*podSlots{}}
+}
+
+// slot is the leave to launch something.
+type slot struct {
+	slots *slots
+	pod   string
+	over  chan struct{} // closed by release
+
+	mu   sync.Mutex
+	held bool // one of the node's is
+	hint *time.Timer
+}
+
+// acquire waits for a slot of the pod's and one of the node's. The node's is given back after slotHint.
+func (s *slots) acquire(ctx context.Context, pod string) (*slot, error) {
+	p := s.enter(pod)
 	select {
-	case s.starts <- struct{}{}:
-		return &turn{s: s, over: make(chan struct{}), has: true}, nil
+	case p.taken <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("too many starts at once: %w", ctx.Err())
+		s.leave(pod)
+		return nil, fmt.Errorf("too many launches at once in the pod: %w (%w)", errdefs.ErrUnavailable, ctx.Err())
+	}
+	select {
+	case s.node <- struct{}{}:
+	case <-ctx.Done():
+		<-p.taken
+		s.leave(pod)
+		return nil, fmt.Errorf("too many launches at once on the node: %w (%w)", errdefs.ErrUnavailable, ctx.Err())
+	}
+	one := &slot{slots: s, pod: pod, over: make(chan struct{}), held: true}
+	one.hint = time.AfterFunc(slotHint, one.yield)
+	return one, nil
+}
+
+func (s *slots) enter(pod string) *podSlots {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pods[pod]
+	if p == nil {
+		p = &podSlots{taken: make(chan struct{}, s.forPod)}
+		s.pods[pod] = p
+	}
+	p.users++
+	return p
+}
+
+func (s *slots) leave(pod string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pods[pod]
+	if p.users--; p.users == 0 {
+		delete(s.pods, pod)
 	}
 }
 
-// end gives the slot back; it must be called once.
-func (t *turn) end() {
-	close(t.over)
-	t.give()
+// release gives the node's slot back, and the pod's as soon as after is closed: until then the launch hangs. It must be called
+// once.
+func (o *slot) release(after <-chan struct{}) {
+	o.hint.Stop()
+	close(o.over)
+	o.yield()
+	if isOver(after) {
+		o.releasePod()
+		return
+	}
+	go func() {
+		<-after
+		o.releasePod()
+	}()
 }
 
-// aside runs what may take long and hardly needs a CPU without the slot, and waits for one again. A turn that ends meanwhile is
-// not waited for.
-func (t *turn) aside(run func()) {
-	t.give()
-	defer t.get()
+func (o *slot) releasePod() {
+	o.slots.mu.Lock()
+	<-o.slots.pods[o.pod].taken
+	o.slots.mu.Unlock()
+	o.slots.leave(o.pod)
+}
+
+// without runs what may take long and hardly needs a CPU without the node's slot, and waits for one again. A slot that is released
+// meanwhile is not waited for.
+func (o *slot) without(run func()) {
+	o.yield()
+	defer o.reacquire()
 	run()
 }
 
-func (t *turn) give() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.has {
-		<-t.s.starts
-		t.has = false
+// yield gives the node's slot to others.
+func (o *slot) yield() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.held {
+		<-o.slots.node
+		o.held = false
 	}
 }
 
-func (t *turn) get() {
+func (o *slot) reacquire() {
 	select {
-	case t.s.starts <- struct{}{}:
-	case <-t.over:
+	case o.slots.node <- struct{}{}:
+	case <-o.over:
 		return
 	}
-	t.mu.Lock()
-	t.has = true
-	t.mu.Unlock()
+	o.mu.Lock()
+	o.held = true
+	o.mu.Unlock()
+	o.hint.Reset(slotHint)
 	select {
-	case <-t.over: // end may have come before has was true
-		t.give()
+	case <-o.over: // release may have come before held was true
+		o.hint.Stop()
+		o.yield()
 	default:
 	}
 }

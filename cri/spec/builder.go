@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
 // Node is what the builder must know of the node. DetectNode fills in all but SystemdCgroup.
@@ -118,7 +119,7 @@ func sameMappings(a, b []model.IDMapping) bool {
 // runtimes read settings of systemd units, among others, from such keys (CVE-2024-3154).
 const (
 	annotationType             = "io.kubernetes.cri.container-type"
-	annotationSandboxID        = "io.kubernetes.cri.sandbox-id"
+	annotationSandboxID        = task.PodAnnotation
 	annotationSandboxName      = "io.kubernetes.cri.sandbox-name"
 	annotationSandboxNamespace = "io.kubernetes.cri.sandbox-namespace"
 	annotationSandboxUID       = "io.kubernetes.cri.sandbox-uid"

@@ -71,6 +71,10 @@ type Runtime interface {
 // shim has died.
 const CreatedMark = "created"
 
+// PodAnnotation is an annotation of the OCI specification that names the pod of a container; nothing of the pod's author's is in
+// it. Who runs containers bounds what one pod may have under way at once.
+const PodAnnotation = "io.kubernetes.cri.sandbox-id"
+
 // CreateRequest says what to create.
 type CreateRequest struct {
 	ID     string // unique on the node
