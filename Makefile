@@ -15,7 +15,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 TAGS        := seccomp netgo osusergo
 LDFLAGS     := -s -w -X main.version=$(VERSION)
 STATIC      := -linkmode external -extldflags "-static"
-UNIT         = $$($(GO) list ./... | grep -vE '/integration(/rich|/chaos)?$$')
+UNIT         = $$($(GO) list ./... | grep -vE '/integration(/rich|/hostile|/chaos)?$$')
 # How many times longer than here a test may take, for machines that are slow on purpose (see test-vm).
 TEST_TIMEOUT ?= 20m
 # Arguments for the test run, as: make test-integration RUN=TestReplace
@@ -53,7 +53,7 @@ $(BIN)/pouch-init:
 
 # The daemon looks for its helpers beside itself. The same program with its failpoints compiled in, for the tests that kill it at a named step.
 .PHONY: build-tests
-build-tests: build probe
+build-tests: build probe attacker
 	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS) failpoints" -ldflags '$(LDFLAGS)' -o $(BUILD)/failpoints/cri-pouch ./cmd/cri-pouch
 	@ln -f $(BIN)/containerd-shim-pouch-v2 $(BIN)/pouch-init $(BUILD)/failpoints/
 
@@ -61,6 +61,11 @@ build-tests: build probe
 .PHONY: probe
 probe:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BUILD)/rich/probe ./integration/rich/probe
+
+# What hostile containers run.
+.PHONY: attacker
+attacker:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BUILD)/hostile/attacker ./integration/hostile/attacker
 
 .PHONY: generate
 generate: ## generate the code of cri/api and shim/api from their .proto files (needs protoc)
@@ -80,7 +85,7 @@ lint: ## gofmt, go vet and staticcheck over everything, also with failpoints; sh
 	@echo "lint: clean"
 
 .PHONY: test
-test: test-unit test-integration test-rich test-kubelet ## unit tests, then integration, rich and kubelet tests (as root); says what was skipped and why
+test: test-unit test-integration test-hostile test-rich test-kubelet ## unit tests, then integration, hostile, rich and kubelet tests (as root); says what was skipped and why
 
 .PHONY: test-unit
 test-unit: ## unit tests of all packages under the race detector, and of pouch-init under sanitizers
@@ -103,6 +108,16 @@ test-rich: build-tests rich-images ## rich containers with the inits of Debian 1
 	$(TEST_RICH)
 test-rich-all: build-tests rich-images-all ## the same, and with other inits and Debian releases (as root; long)
 	$(TEST_RICH)
+
+TEST_HOSTILE = $(GO) test -tags "$(TAGS)" -count=1 -timeout $(TEST_TIMEOUT) -json $(TESTFLAGS) ./integration/hostile | $(REPORT)
+.PHONY: test-hostile
+test-hostile: build-tests ## root in containers attacks the node, beside pods that have to be served (as root)
+	$(TEST_HOSTILE)
+
+.PHONY: bench-hostile
+bench-hostile: build-tests ## how long pods wait for the runtime while others attack it, as a table (as root; on a quiet machine)
+	CRI_POUCH_BENCH_HOSTILE=$(BUILD)/hostile/waits.md $(TEST_HOSTILE)
+	@cat $(BUILD)/hostile/waits.md
 
 .PHONY: kubernetes
 kubernetes: ## build kubelet, control plane, kubectl and etcd from their Go modules into build/ (13 CPU minutes, then cached)

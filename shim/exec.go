@@ -119,7 +119,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	after, err := e.c.s.launch(e.c.alive, createLimit, "exec", nil, e.launch)
+	after, err := e.c.s.launch(waiting, createLimit, "exec", nil, e.launch)
 	slot.release(after)
 	e.c.abandon(after)
 	if err != nil {
