@@ -11,9 +11,6 @@ import (
 	"testing"
 	"time"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -45,10 +42,7 @@ func start(t *testing.T, options ...harness.Option) *harness.Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := mutate.AppendLayers(empty.Image, layer)
-	if err == nil {
-		image, err = mutate.Config(image, v1.Config{Env: []string{"PATH=/bin:/sbin:/usr/bin"}})
-	}
+	image, err := lab.Image(nil, layer)
 	if err == nil {
 		err = n.Images.Push("hostile:1", image)
 	}

@@ -42,9 +42,6 @@ func whileHeld(t *testing.T, b *bystander, attacker *harness.Container, done <-c
 	for rounds := 0; ; rounds++ {
 		select {
 		case <-done:
-			if rounds < 2 {
-				t.Error("the attack has held nothing up")
-			}
 			b.check("after the attack")
 			return
 		default:
@@ -68,16 +65,29 @@ func TestSignalsAtTheStagesOfAnExec(t *testing.T) {
 					victims = append(victims, attack(t, p, "attacker"+strconv.Itoa(i), []string{signal}))
 				}
 			}
+			enough := make(chan struct{})
 			done := held(crowd, func(i int) {
-				for range 3 { // kills come back at once
+				for again := true; again; {
 					ctx, cancel := context.WithTimeout(context.Background(), harness.Patience(3*time.Minute))
 					_, err := n.Daemon.Runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: victims[i].ID, Cmd: []string{"true"}, Timeout: 20})
 					cancel()
 					if err != nil {
 						refusedLate(t, "exec in the attacker's container", err)
 					}
+					select {
+					case <-enough:
+						again = false
+					default:
+						again = signal == "kill" // which comes back at once
+					}
 				}
 			})
+			if signal == "kill" {
+				for range 5 {
+					b.check("during the attack")
+				}
+				close(enough)
+			}
 			whileHeld(t, b, victims[0], done)
 			for _, c := range victims {
 				c.Stop(t, 0)

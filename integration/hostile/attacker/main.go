@@ -6,17 +6,19 @@
 //	inotify           makes inotify instances and watches until there are none left for its user
 //	epoll             adds watches to epoll instances, as many as it has descriptors for
 //	flood             writes newlines on stdout and stderr without end
-//	idle              nothing, beside which others attack
 package main
 
 import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
 
+// await blocks until SIGUSR1.
 func await() {
 	awaited := make(chan os.Signal, 1)
 	signal.Notify(awaited, syscall.SIGUSR1)
@@ -24,23 +26,39 @@ func await() {
 	<-awaited
 }
 
-func main() {
-	attacks := map[string]func(){
-		"stop": func() { hit(sigStop) }, "kill": func() { hit(sigKill) },
-		"inotify": takeInotify, "epoll": takeEpoll, "flood": flood, "idle": func() {}, "await": await,
+// once is an attack that goes on by itself when it has begun.
+func once(begin func()) func() func() {
+	return func() func() {
+		begin()
+		return func() { time.Sleep(10 * time.Millisecond) }
 	}
-	fmt.Println("here")
+}
+
+func main() {
+	runtime.LockOSThread()
+	debug.SetGCPercent(-1) // see hit
+	attacks := map[string]func() (step func()){
+		"stop":    func() func() { return hit(syscall.SIGSTOP) },
+		"kill":    func() func() { return hit(syscall.SIGKILL) },
+		"inotify": once(takeInotify), "epoll": once(takeEpoll), "flood": once(flood), "await": once(await),
+	}
+	step := func() { time.Sleep(10 * time.Millisecond) }
 	for _, name := range os.Args[1:] {
 		attack := attacks[name]
 		if attack == nil {
 			fmt.Fprintf(os.Stderr, "no attack is called %q\n", name)
 			os.Exit(2)
 		}
-		attack()
+		step = attack()
 	}
 	fmt.Println("attacking")
-	for n := 1; ; n++ {
-		time.Sleep(200 * time.Millisecond)
-		fmt.Println("still", n)
+	said := time.Now()
+	for n := 1; ; {
+		step()
+		if time.Since(said) > 200*time.Millisecond {
+			fmt.Println("still", n)
+			n++
+			said = time.Now()
+		}
 	}
 }

