@@ -45,6 +45,8 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 		return fmt.Errorf("container %s has ended already, create its next attempt: %w", c.id, errdefs.ErrFailedPrecondition)
 	case v.status != task.Created:
 		return nil
+	case v.startError != nil:
+		return fmt.Errorf("container %s has failed to start (%v), and processes of it do not end yet: %w", c.id, v.startError, errdefs.ErrFailedPrecondition)
 	}
 	sb, err := s.index.sandbox(c.sandboxID)
 	if err != nil {
@@ -108,15 +110,39 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 	if errdefs.IsUnavailable(cause) { // the shim is being replaced: nothing ran, the client tries again
 		return fmt.Errorf("start container %s: %w", c.id, cause)
 	}
+	what := "start container " + c.id
+	failed := func(ctx context.Context) {
+		s.noteNodeHooks(c)
+		now := time.Now().UTC()
+		s.finish(ctx, c, model.End{
+			StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: strings.TrimPrefix(cause.Error(), what+": "),
+		})
+	}
+	err := s.endFailedStart(ctx, c)
+	if err == nil {
+		failed(ctx)
+		return prefixed(what, cause)
+	}
+	// Nothing is reported ended while a process of it lives.
+	c.mu.Lock()
+	c.startError = cause
+	c.mu.Unlock()
+	s.Log.WithField("container", c.id).WithError(err).Warn("a container that failed to start does not end yet")
+	s.chores.run("end container "+c.id+", whose start failed", 100*time.Millisecond, func(ctx context.Context) error {
+		if err := s.endFailedStart(ctx, c); err != nil {
+			return err
+		}
+		failed(ctx)
+		return nil
+	})
+	return prefixed(what, fmt.Errorf("%w; processes of it do not end yet, they may hang in the kernel (%v)", cause, err))
+}
+
+// endFailedStart ends what the shim has of a container whose start failed; nil: nothing of it is left.
+func (s *Service) endFailedStart(ctx context.Context, c *container) error {
 	_ = s.Runtime.Kill(ctx, c.id, uint32(syscall.SIGKILL), true)
 	if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
-		s.Log.WithField("container", c.id).WithError(err).Warn("cannot delete a container that failed to start")
+		return err
 	}
-	s.noteNodeHooks(c)
-	now := time.Now().UTC()
-	what := "start container " + c.id
-	s.finish(ctx, c, model.End{
-		StartedAt: now, FinishedAt: now, ExitCode: startErrorCode, Reason: reasonStartError, Message: strings.TrimPrefix(cause.Error(), what+": "),
-	})
-	return prefixed(what, cause)
+	return nil
 }

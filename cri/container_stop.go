@@ -45,7 +45,10 @@ func (s *Service) stopContainer(ctx context.Context, c *container, grace time.Du
 	case task.Stopped:
 		return s.awaitCleaned(ctx, c)
 	case task.Created:
-		return nil
+		if v.startError == nil {
+			return nil
+		}
+		return s.killContainer(ctx, c)
 	}
 	if grace > 0 {
 		sig, err := signal.ParseSignal(v.rec.StopSignal)

@@ -94,6 +94,8 @@ type container struct {
 	startedAt time.Time
 	pid       int
 	removing  bool
+	// startError is why its start failed, where processes of it have not ended since.
+	startError error
 
 	cpu  cpuMeter
 	disk diskMeter
@@ -133,17 +135,18 @@ func (c *container) createdAt() time.Time { return c.created }
 
 // view is a consistent copy of a container.
 type view struct {
-	rec       model.Container
-	status    task.Status
-	startedAt time.Time
-	pid       int
-	removing  bool
+	rec        model.Container
+	status     task.Status
+	startedAt  time.Time
+	pid        int
+	removing   bool
+	startError error
 }
 
 func (c *container) view() view {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return view{c.rec, c.status, c.startedAt, c.pid, c.removing}
+	return view{c.rec, c.status, c.startedAt, c.pid, c.removing, c.startError}
 }
 
 // awaitEnd waits until the container has ended, for at most limit (0: as long as ctx lasts), and says whether it did.

@@ -84,7 +84,7 @@ func (s *Service) endAll(ctx context.Context, sb *sandbox) error {
 
 // killContainer ends a container at once and waits until shim and mount have let go of it.
 func (s *Service) killContainer(ctx context.Context, c *container) error {
-	if v := c.view(); v.status == task.Created && v.pid == 0 {
+	if v := c.view(); v.status == task.Created && v.pid == 0 && v.startError == nil {
 		return nil
 	}
 	if v := c.view(); v.status != task.Stopped {

@@ -16,7 +16,7 @@ func takeInotify() {
 		}
 		instances = append(instances, fd)
 	}
-	dir, err := os.MkdirTemp("", "watched")
+	dir, err := os.MkdirTemp("/dev/shm", "watched")
 	if err != nil || len(instances) == 0 {
 		return
 	}
