@@ -17,6 +17,9 @@ import (
 // hookLogMax bounds what one hook may add to the container's log, in bytes as they stand there: the log is the application's.
 const hookLogMax = 1 << 20
 
+// hookPiece is how many bytes of a hook's output are written to the container's log at a time.
+const hookPiece = 16 << 10
+
 // hookOutput takes what a hook writes to stdout and stderr, which are one pipe. All of it is read, the end is kept.
 type hookOutput struct {
 	follower *follower
@@ -82,18 +85,18 @@ type hookLog struct {
 	prefix []byte
 	left   int  // bytes that may still be added
 	inLine bool // a line has begun
-	line   []byte
 }
 
 func newHookLog(to *crilog.Stream, name string) *hookLog {
 	return &hookLog{to: to, prefix: []byte("[hook " + name + "] "), left: hookLogMax}
 }
 
+// write passes the output on in pieces: a prefix for each line makes much of little.
 func (l *hookLog) write(p []byte) {
 	if l.left <= 0 {
 		return
 	}
-	l.line = l.line[:0]
+	var piece []byte
 	for len(p) > 0 && l.left > 0 {
 		n := bytes.IndexByte(p, '\n') + 1
 		if n == 0 {
@@ -103,21 +106,23 @@ func (l *hookLog) write(p []byte) {
 			if l.left -= l.to.Head() + len(l.prefix); l.left <= 0 {
 				break
 			}
-			l.line = append(l.line, l.prefix...)
+			piece = append(piece, l.prefix...)
 		}
 		n = min(n, l.left)
-		l.line = append(l.line, p[:n]...)
+		piece = append(piece, p[:n]...)
 		l.inLine = p[n-1] != '\n'
-		l.left -= n
-		p = p[n:]
+		if l.left -= n; l.left <= 0 && l.inLine {
+			piece = append(piece, '\n')
+		}
+		if p = p[n:]; len(piece) >= hookPiece {
+			_, _ = l.to.Write(piece)
+			piece = piece[:0]
+		}
 	}
 	if l.left <= 0 {
-		if l.inLine {
-			l.line = append(l.line, '\n')
-		}
-		l.line = fmt.Appendf(l.line, "%s(what goes beyond %d bytes of the log is left out)\n", l.prefix, hookLogMax)
+		piece = fmt.Appendf(piece, "%s(what goes beyond %d bytes of the log is left out)\n", l.prefix, hookLogMax)
 	}
-	_, _ = l.to.Write(l.line)
+	_, _ = l.to.Write(piece)
 }
 
 func (l *hookLog) end() { l.to.End() }

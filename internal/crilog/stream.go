@@ -1,10 +1,23 @@
 package crilog
 
-import "bytes"
+import (
+	"bytes"
+	"sync"
+)
 
-// MaxLine is the longest content of one record in bytes; a longer line is cut into partial records. The kubelet and
-// the log agents expect no more.
-const MaxLine = 16 << 10
+const (
+	// MaxLine is the longest content of one record in bytes; a longer line is cut into partial records. The kubelet and
+	// the log agents expect no more.
+	MaxLine = 16 << 10
+	// outMax is how many bytes of records are appended at a time, and the largest buffer for them: an empty line of one byte
+	// becomes a record of forty.
+	outMax = 64 << 10
+	// keepMax bounds what a stream keeps for the beginning of a line while it has none.
+	keepMax = 1 << 10
+)
+
+// outs are the buffers for records, shared by all streams: one that writes nothing has none.
+var outs = sync.Pool{New: func() any { b := make([]byte, 0, outMax); return &b }}
 
 // Stream turns the output of one stream into records. It is not safe for concurrent use; the streams of a File are
 // independent of each other.
@@ -12,7 +25,6 @@ type Stream struct {
 	file *File
 	name string
 	rest []byte // a line that has not ended yet, at most MaxLine
-	out  []byte // reused
 }
 
 // Stream gives a writer for one stream, "stdout" or "stderr".
@@ -25,7 +37,7 @@ func (s *Stream) Head() int { return len(stampLayout) + len(s.name) + len(" ") +
 func (s *Stream) Write(p []byte) (int, error) {
 	n := len(p)
 	stamp := now()
-	s.out = s.out[:0]
+	out := outs.Get().(*[]byte)
 	for len(p) > 0 {
 		end := bytes.IndexByte(p, '\n')
 		line := p
@@ -34,7 +46,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		}
 		room := MaxLine - len(s.rest)
 		if len(line) > room { // more than a record holds, whatever comes after it
-			s.record(stamp, 'P', line[:room])
+			s.record(out, stamp, 'P', line[:room])
 			p = p[room:]
 			continue
 		}
@@ -42,12 +54,11 @@ func (s *Stream) Write(p []byte) (int, error) {
 			s.rest = append(s.rest, line...)
 			break
 		}
-		s.record(stamp, 'F', line)
+		s.record(out, stamp, 'F', line)
 		p = p[end+1:]
 	}
-	if len(s.out) > 0 {
-		s.file.append(s.out)
-	}
+	s.flush(out)
+	outs.Put(out)
 	return n, nil
 }
 
@@ -57,18 +68,33 @@ func (s *Stream) End() {
 	if len(s.rest) == 0 {
 		return
 	}
-	s.out = s.out[:0]
-	s.record(now(), 'F', nil)
-	s.file.append(s.out)
+	out := outs.Get().(*[]byte)
+	s.record(out, now(), 'F', nil)
+	s.flush(out)
+	outs.Put(out)
 }
 
-func (s *Stream) record(stamp []byte, tag byte, content []byte) {
-	s.out = append(s.out, stamp...)
-	s.out = append(s.out, ' ')
-	s.out = append(s.out, s.name...)
-	s.out = append(s.out, ' ', tag, ' ')
-	s.out = append(s.out, s.rest...)
-	s.out = append(s.out, content...)
-	s.out = append(s.out, '\n')
-	s.rest = s.rest[:0]
+// record adds a record to a buffer, which is written first where it has no room for it.
+func (s *Stream) record(to *[]byte, stamp []byte, tag byte, content []byte) {
+	if len(*to)+s.Head()+len(s.rest)+len(content)+len("\n") > outMax {
+		s.flush(to)
+	}
+	out := append(*to, stamp...)
+	out = append(out, ' ')
+	out = append(out, s.name...)
+	out = append(out, ' ', tag, ' ')
+	out = append(out, s.rest...)
+	out = append(out, content...)
+	*to = append(out, '\n')
+	if s.rest = s.rest[:0]; cap(s.rest) > keepMax {
+		s.rest = nil
+	}
+}
+
+// flush appends whole records to the file.
+func (s *Stream) flush(out *[]byte) {
+	if len(*out) > 0 {
+		s.file.append(*out)
+		*out = (*out)[:0]
+	}
 }
