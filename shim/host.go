@@ -33,9 +33,7 @@ func newHost(log *logrus.Entry) *host {
 			h.caps["CAP_"+strings.ToUpper(c.String())] = true
 		}
 	}
-	if b, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil {
-		h.oomScoreAdj, _ = strconv.Atoi(strings.TrimSpace(string(b)))
-	}
+	h.oomScoreAdj, _ = oomScoreAdj()
 	return h
 }
 
@@ -73,10 +71,13 @@ func (h *host) fit(p *specs.Process, userns bool) {
 			*set = h.fitCaps(*set)
 		}
 	}
+	if p.OOMScoreAdj == nil { // else it would inherit the shim's, which spares that
+		p.OOMScoreAdj = new(int)
+	}
 	if h.caps["CAP_SYS_RESOURCE"] {
 		return
 	}
-	if p.OOMScoreAdj != nil && *p.OOMScoreAdj < h.oomScoreAdj {
+	if *p.OOMScoreAdj < h.oomScoreAdj {
 		h.warn("oom_score_adj", "without CAP_SYS_RESOURCE no container can have an oom_score_adj below "+strconv.Itoa(h.oomScoreAdj)+", they get that")
 		adj := h.oomScoreAdj
 		p.OOMScoreAdj = &adj

@@ -128,7 +128,7 @@ func runCommand(cmd *exec.Cmd, state specs.State, limit time.Duration, place fun
 		defer goOn()
 		cmd.ExtraFiles = []*os.File{wait}
 	}
-	err = cmd.Start()
+	err = startProgram(cmd)
 	stdio.started()
 	if err != nil {
 		stdio.finish()

@@ -32,7 +32,7 @@ func startStandIn() (*standIn, error) {
 	cmd.Env = []string{}
 	stdin, err := cmd.StdinPipe()
 	if err == nil {
-		err = cmd.Start()
+		err = startProgram(cmd)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("start a process for the container's scope: %w", err)
