@@ -55,6 +55,8 @@ type rich struct {
 	mu       sync.Mutex
 	closed   bool
 	progress richrun.Progress
+	// settling says that a look after a kill by the OOM killer is due, struckAgain that it is to be followed by another.
+	settling, struckAgain bool
 }
 
 // newRich is nil for a plain container.

@@ -45,21 +45,44 @@ func (r *rich) exit(init ending) ending {
 	return end
 }
 
-// struck notes that the OOM killer ended a process of the container. An application that still runs a while later was not
-// the one.
+// struck notes that the OOM killer ended a process of the container. Of what follows until that is looked into, and of how long
+// it takes, root inside decides: one look is due at a time, and it leaves most of the time to others.
 func (r *rich) struck() {
-	time.AfterFunc(oomSettle, func() {
-		record, err := richrun.ReadRecord(r.c.bundle)
-		run, running := record.Running()
-		if err != nil || !running || r.dying(run.PID) {
-			return
-		}
-		kills := r.c.s.oom.count(r.c)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.progress.OOMSeen = kills
-		r.save()
-	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.settling {
+		r.struckAgain = true
+		return
+	}
+	r.settling = true
+	time.AfterFunc(oomSettle, r.settle)
+}
+
+// settle looks into it, and again if the OOM killer has struck meanwhile.
+func (r *rich) settle() {
+	begun := time.Now()
+	r.findSurvivor()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settling = r.struckAgain && !r.closed
+	r.struckAgain = false
+	if r.settling {
+		time.AfterFunc(max(oomSettle, readRest*time.Since(begun)), r.settle)
+	}
+}
+
+// findSurvivor notes an application that still runs a while after the OOM killer struck: it was not the one.
+func (r *rich) findSurvivor() {
+	record, err := richrun.ReadRecord(r.c.bundle)
+	run, running := record.Running()
+	if err != nil || !running || r.dying(run.PID) {
+		return
+	}
+	kills := r.c.s.oom.count(r.c)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progress.OOMSeen = kills
+	r.save()
 }
 
 // accountOOM finds out whether the OOM killer ended the application. Where that has a cgroup of its own its launcher knows;
