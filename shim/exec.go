@@ -18,6 +18,9 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
+// execsMax bounds the execs of a container that run or wait to be deleted: each costs the shim memory and descriptors.
+const execsMax = 256
+
 // execution is a further process of a container, from Exec to Delete.
 type execution struct {
 	c                     *container
@@ -53,6 +56,9 @@ func (c *container) addExec(e *execution, spec []byte) error {
 	defer c.mu.Unlock()
 	if c.execs[e.id] != nil {
 		return fmt.Errorf("exec %s is already in container %s: %w", e.id, c.id, errdefs.ErrAlreadyExists)
+	}
+	if len(c.execs) >= execsMax {
+		return fmt.Errorf("exec in container %s: %d execs of it run, or have ended and were not deleted; end or delete some of them: %w", c.id, len(c.execs), errdefs.ErrResourceExhausted)
 	}
 	c.execs[e.id] = e
 	return nil

@@ -261,3 +261,46 @@ func TestNoDescriptorLeaksIntoAContainer(t *testing.T) {
 		l.finish(id)
 	}
 }
+
+// A container has so many execs and no more, whether they run or nobody has deleted them. Others have theirs.
+func TestExecsOfAContainerAreBounded(t *testing.T) {
+	const most = 256
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	l.shell("bystander", "sleep 1000")
+	start := func(id int) error {
+		command := "true"
+		if id%64 == 0 {
+			command = "sleep"
+		}
+		_, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: fmt.Sprint("x", id), Process: l.process(command, "1000")})
+		return err
+	}
+	for id := range most {
+		if err := start(id); err != nil {
+			t.Fatalf("exec %d: %v", id, err)
+		}
+	}
+	for range 2 { // one that was refused does not count
+		err := start(most)
+		if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), "container c: 256 execs") || !strings.Contains(err.Error(), "delete some") {
+			t.Errorf("one more: %v", err)
+		}
+	}
+	if out, exit := l.exec("bystander", "echo", "served"); out != "served\n" || exit.Code != 0 {
+		t.Errorf("another container's exec gave %q, %+v", out, exit)
+	}
+	if _, err := l.client.Wait(l.ctx, "c", "x1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.client.DeleteExec(l.ctx, "c", "x1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(most); err != nil {
+		t.Errorf("after one was deleted: %v", err)
+	}
+	for _, id := range []string{"c", "bystander"} {
+		l.kill(id)
+		l.finish(id)
+	}
+}
