@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type execution struct {
 	begun     bool
 	process   *process // nil until it runs
 	startedAt time.Time
+	caller    *os.File // from watchCaller, until it is forgotten
 }
 
 // addExec books an exec'd process; startExec makes it.
@@ -85,10 +87,13 @@ func (c *container) exec(id string) (*execution, error) {
 	return nil, fmt.Errorf("exec %s is not in container %s: %w", id, c.id, errdefs.ErrNotFound)
 }
 
-func (c *container) forgetExec(id string) {
+func (c *container) forgetExec(e *execution) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.execs, id)
+	if c.execs[e.id] == e {
+		delete(c.execs, e.id)
+	}
+	c.mu.Unlock()
+	e.leaveCaller()
 }
 
 // start runs the process. After a failure the exec is forgotten.
@@ -102,7 +107,7 @@ func (e *execution) start(ctx context.Context) (pid int, err error) {
 	}
 	defer func() {
 		if err != nil {
-			e.c.forgetExec(e.id)
+			e.c.forgetExec(e)
 			err = fmt.Errorf("exec in container %s: %w", e.c.id, err)
 		}
 	}()
@@ -188,13 +193,12 @@ func (e *execution) launch(l *launch) error {
 	io.start()
 	l.adopted(p)
 	e.mu.Lock()
-	e.process, e.startedAt = p, now
+	e.process, e.startedAt, e.caller = p, now, alive
 	e.mu.Unlock()
 	go func() {
 		exit := p.wait(e.c.log.WithField("exec", e.id), nil)
 		p.io.drain()
 		p.finish(exit.Exit)
-		_ = alive.Close()
 	}()
 	if alive != nil {
 		go e.endWithCaller(p, alive)
@@ -226,7 +230,7 @@ func (e *execution) remove() (*process, error) {
 	if p != nil && !p.ended() {
 		return nil, fmt.Errorf("exec %s in container %s is still running: %w", e.id, e.c.id, errdefs.ErrFailedPrecondition)
 	}
-	e.c.forgetExec(e.id)
+	e.c.forgetExec(e)
 	return p, nil
 }
 

@@ -17,18 +17,27 @@ func (e *execution) watchCaller() (*os.File, error) {
 	return openFIFO(e.stdout, unix.O_WRONLY, false)
 }
 
-// endWithCaller kills the process with all that it started when its caller has gone: nobody else would, and nobody would
-// ask for its end.
+// endWithCaller kills the process with all that it started when its caller has gone, and forgets it: nobody else would, and
+// nobody would ask for its end.
 func (e *execution) endWithCaller(p *process, alive *os.File) {
-	hungUp(alive)
-	if p.ended() {
-		return
+	hungUp(alive) // or it has been forgotten
+	if !p.ended() {
+		if err := e.kill(unix.SIGKILL, true); err != nil {
+			e.c.log.WithField("exec", e.id).WithError(err).Warn("cannot kill an exec whose caller has gone")
+		}
+		<-p.done
 	}
-	if err := e.kill(unix.SIGKILL, true); err != nil {
-		e.c.log.WithField("exec", e.id).WithError(err).Warn("cannot kill an exec whose caller has gone")
+	e.c.forgetExec(e)
+}
+
+// leaveCaller ends the watch over the caller.
+func (e *execution) leaveCaller() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.caller != nil {
+		_ = e.caller.Close()
+		e.caller = nil
 	}
-	<-p.done
-	e.c.forgetExec(e.id)
 }
 
 // hurry bounds what the end of the process waits for its caller: the container has ended.

@@ -304,3 +304,25 @@ func TestExecsOfAContainerAreBounded(t *testing.T) {
 		l.finish(id)
 	}
 }
+
+// A caller that dies after the end of its exec deletes it no more: the shim forgets it by itself.
+func TestAnEndedExecIsForgottenWithItsCaller(t *testing.T) {
+	l := newLab(t)
+	l.shell("c", "sleep 1000")
+	path, out := l.pipe("out", os.O_RDONLY)
+	if _, err := l.client.Exec(l.ctx, task.ExecRequest{ID: "c", ExecID: "x", Process: l.process("true"), Stdout: path}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if exit, err := l.client.Wait(l.ctx, "c", "x"); err != nil || exit.Code != 0 {
+			t.Fatalf("%+v, %v", exit, err)
+		}
+	}
+	out.Close()
+	l.eventually("the shim has forgotten it", func() bool {
+		_, err := l.client.Wait(l.ctx, "c", "x")
+		return errdefs.IsNotFound(err)
+	})
+	l.kill("c")
+	l.finish("c")
+}
