@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,9 +13,7 @@ import (
 )
 
 const (
-	// attachBacklog is how many bytes of a stream may wait for an attached client.
-	attachBacklog = 1 << 20
-	// attachMax bounds the clients attached to one container, and so the memory for what waits for them.
+	// attachMax bounds the clients attached to one container.
 	attachMax = 32
 	// paceLimit is how long a terminal waits for a client that takes nothing.
 	paceLimit = time.Second
@@ -34,7 +31,9 @@ var (
 type audience struct {
 	// pace lets writers wait a moment for a client that is behind: a terminal's program waits for its reader, and whole screens
 	// of it come at once. Without it nobody ever waits.
-	pace bool
+	pace    bool
+	backlog *backlog // of all containers
+	pod     string   // for whom it counts there
 
 	listening atomic.Int32 // how many there are, so that nobody costs nothing
 	mu        sync.Mutex
@@ -88,6 +87,7 @@ func (a *audience) add(m *attachment) error {
 		a.members = map[*attachment]struct{}{}
 	}
 	a.members[m] = struct{}{}
+	m.audience.Store(a)
 	a.listening.Add(1)
 	return nil
 }
@@ -99,6 +99,22 @@ func (a *audience) drop(m *attachment) {
 		delete(a.members, m)
 		a.listening.Add(-1)
 	}
+}
+
+// detachSlowest makes room: the client for whom most waits is detached. False: nothing waits for any.
+func (a *audience) detachSlowest() bool {
+	var slowest *attachment
+	most := 0
+	for _, m := range a.all() {
+		if held := m.held(); held > most {
+			slowest, most = m, held
+		}
+	}
+	if slowest == nil {
+		return false
+	}
+	slowest.detach(errSlow)
+	return true
 }
 
 // end tells all clients that no more output comes. It does not wait for them.
@@ -113,8 +129,9 @@ func (a *audience) end() {
 
 // attachment is one attached client.
 type attachment struct {
-	outlets map[string]*outlet // by stream
-	running sync.WaitGroup     // the outlets' copies
+	audience atomic.Pointer[audience] // once it is one of it
+	outlets  map[string]*outlet       // by stream
+	running  sync.WaitGroup           // the outlets' copies
 
 	once sync.Once
 	gone chan struct{} // closed by detach
@@ -128,6 +145,16 @@ func newAttachment() *attachment {
 // lead makes one stream's output go to a FIFO.
 func (m *attachment) lead(name string, to *os.File) {
 	m.outlets[name] = &outlet{m: m, file: to, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+}
+
+// held is how much memory there is for what waits for the client.
+func (m *attachment) held() (sum int) {
+	for _, o := range m.outlets {
+		o.mu.Lock()
+		sum += o.held
+		o.mu.Unlock()
+	}
+	return sum
 }
 
 // start begins to copy.
@@ -144,6 +171,7 @@ func (m *attachment) detach(err error) {
 		close(m.gone)
 		for _, o := range m.outlets {
 			_ = o.file.Close()
+			o.drop()
 		}
 	})
 }
@@ -161,98 +189,6 @@ func (m *attachment) finish() {
 		m.running.Wait()
 		m.detach(nil)
 	}()
-}
-
-// outlet is one stream on its way to one client.
-type outlet struct {
-	m    *attachment
-	file *os.File
-	wake chan struct{} // something to write, or the last has come
-	room chan struct{} // something was written
-
-	mu      sync.Mutex
-	waiting []byte
-	size    int // of waiting and of what is being written
-	last    bool
-}
-
-// offer adds a piece of output. A client that is too far behind is detached; with pace it has paceLimit to take something.
-func (o *outlet) offer(p []byte, pace bool) {
-	for {
-		o.mu.Lock()
-		if o.size+len(p) <= attachBacklog {
-			o.waiting = append(o.waiting, p...)
-			o.size += len(p)
-			o.mu.Unlock()
-			signal(o.wake)
-			return
-		}
-		o.mu.Unlock()
-		if !pace || !o.awaitRoom() {
-			o.m.detach(errSlow)
-			return
-		}
-	}
-}
-
-// awaitRoom says whether something was written within paceLimit.
-func (o *outlet) awaitRoom() bool {
-	timer := time.NewTimer(paceLimit)
-	defer timer.Stop()
-	select {
-	case <-o.room:
-		return true
-	case <-o.m.gone:
-		return false
-	case <-timer.C:
-		return false
-	}
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// run writes what comes until the last of it, or the end of the attachment.
-func (o *outlet) run() {
-	for {
-		o.mu.Lock()
-		piece, last := o.waiting, o.last
-		o.waiting = nil
-		o.mu.Unlock()
-		if len(piece) == 0 {
-			if last {
-				return
-			}
-			select {
-			case <-o.wake:
-				continue
-			case <-o.m.gone:
-				return
-			}
-		}
-		for len(piece) > 0 {
-			// A pipe takes a part of it, and that is progress already.
-			n, err := o.file.Write(piece[:min(len(piece), 16<<10)])
-			if err != nil {
-				if errors.Is(err, os.ErrDeadlineExceeded) {
-					err = errSlow
-				} else {
-					err = errDetached
-				}
-				o.m.detach(err)
-				return
-			}
-			piece = piece[n:]
-			o.mu.Lock()
-			o.size -= n
-			o.mu.Unlock()
-			signal(o.room)
-		}
-	}
 }
 
 // hungUp blocks until nobody has a FIFO, of which f is a writing end, open for reading, or f is closed. It reads and writes

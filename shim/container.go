@@ -76,6 +76,7 @@ func newContainer(s *Server, id, bundle string) *container {
 		s: s, id: id, bundle: bundle, log: s.log.WithField("container", id),
 		op: make(chan struct{}, 1), status: task.Created, execs: map[string]*execution{},
 	}
+	c.audience.backlog = s.backlog
 	c.life, c.doom = context.WithCancel(context.Background())
 	c.alive, c.bereft = context.WithCancelCause(c.life)
 	return c

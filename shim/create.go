@@ -42,6 +42,7 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 		return 0, err
 	}
 	c.pod = podOf(spec)
+	c.audience.pod = c.pod
 	if c.slot, err = s.slots.acquire(ctx, c.pod); err != nil {
 		s.forget(c)
 		return 0, fmt.Errorf("create container %s: %w", id, err)

@@ -57,6 +57,7 @@ type Server struct {
 	oom       *oomWatch
 	slots     *slots
 	clients   *clients
+	backlog   *backlog
 
 	idleLimit, lookEvery time.Duration // those of attend
 
@@ -91,6 +92,7 @@ func New(o Options) (*Server, error) {
 		containers: map[string]*container{},
 		ended:      make(chan struct{}),
 		clients:    newClients(),
+		backlog:    newBacklog(),
 		idleLimit:  idleLimit, lookEvery: lookEvery,
 	}, nil
 }
