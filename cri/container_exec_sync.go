@@ -17,13 +17,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-const (
-	// execOutputMax bounds the output of an ExecSync, both streams together: the kubelet takes messages of 16 MiB. The
-	// rest is read and dropped, so that the command does not block.
-	execOutputMax = 16<<20 - 4<<10
-	// execCleanup bounds what follows the end of an ExecSync.
-	execCleanup = 10 * time.Second
-)
+// execCleanup bounds what follows the end of an ExecSync.
+const execCleanup = 10 * time.Second
 
 // ExecSync runs a command in a running container and gives its output and exit code. Past its timeout (seconds, 0: none)
 // the command is killed and the error is DeadlineExceeded.
@@ -74,17 +69,17 @@ type syncExec struct {
 	req            task.ExecRequest
 	dir            string
 	stdout, stderr *fifo
-	outputMax      int64
+	kept           *budget
 }
 
 // newExec makes the FIFOs of an exec; of its output, both streams together, outputMax bytes are kept.
-func (s *Service) newExec(c *container, p *specs.Process, outputMax int64) (_ *syncExec, err error) {
+func (s *Service) newExec(c *container, p *specs.Process, outputMax int) (_ *syncExec, err error) {
 	process, err := json.Marshal(p)
 	if err != nil {
 		return nil, fmt.Errorf("encode process of exec in container %s: %w", c.id, err)
 	}
 	id := newID()
-	x := &syncExec{s: s, container: c, dir: filepath.Join(s.StateDir, "exec", id), outputMax: outputMax}
+	x := &syncExec{s: s, container: c, dir: filepath.Join(s.StateDir, "exec", id), kept: s.execOutputs.budget(c.id, outputMax)}
 	if err := os.MkdirAll(x.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of exec in container %s: %w", c.id, err)
 	}
@@ -109,9 +104,8 @@ func (x *syncExec) run(ctx context.Context) (*runtime.ExecSyncResponse, error) {
 		return nil, x.failure(ctx, err)
 	}
 	defer x.forget(ctx)
-	kept := newBudget(x.outputMax)
-	x.stdout.collect(kept)
-	x.stderr.collect(kept)
+	x.stdout.collect(x.kept)
+	x.stderr.collect(x.kept)
 	exit, err := x.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
 	if err != nil {
 		x.kill(ctx)
@@ -170,5 +164,6 @@ func (x *syncExec) close() {
 			f.close()
 		}
 	}
+	x.kept.release()
 	_ = os.RemoveAll(x.dir)
 }

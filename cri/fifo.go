@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,26 +22,6 @@ type fifo struct {
 	buf    []byte
 	budget *budget
 	done   chan struct{}
-}
-
-// budget is what the streams of one exec may keep together, in bytes.
-type budget struct{ left atomic.Int64 }
-
-func newBudget(n int64) *budget {
-	b := &budget{}
-	b.left.Store(n)
-	return b
-}
-
-// take gives how many of n bytes may still be kept.
-func (b *budget) take(n int) int {
-	for {
-		left := b.left.Load()
-		got := min(int64(n), left)
-		if b.left.CompareAndSwap(left, left-got) {
-			return int(got)
-		}
-	}
 }
 
 // newFIFO makes a FIFO and opens its read end, so that the writer's open does not block.

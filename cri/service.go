@@ -77,6 +77,7 @@ type Service struct {
 	hookFigures    *hookMetrics
 	bootID         string
 	streams        Streams
+	execOutputs    *execOutputs
 }
 
 // New puts a Service together. Recover must be called before it serves, Close when it has stopped serving.
@@ -86,6 +87,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), hookFigures: newHookMetrics(o.Metrics), bootID: readBootID(),
+		execOutputs:  newExecOutputs(o.Log),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
 	s.nodeFailures = newNodeHookFailures(o.Metrics)
