@@ -41,7 +41,8 @@ type sandbox struct {
 	writing sync.Mutex
 	leaving bool
 
-	cpu cpuMeter
+	forwards atomic.Int32 // connections that PortForward carries
+	cpu      cpuMeter
 
 	mu  sync.Mutex
 	rec model.Sandbox

@@ -50,6 +50,9 @@ func (s *Service) forwardable(id string) (*sandbox, error) {
 	return sb, nil
 }
 
+// forwardsMax bounds the forwarded connections of one sandbox: each costs the daemon memory and a socket.
+const forwardsMax = 256
+
 // linger is how long a client that sends nothing is kept when the pod has said its last.
 const linger = time.Second
 
@@ -62,6 +65,10 @@ func (b *StreamBackend) PortForward(ctx context.Context, id string, port int32, 
 	sb, err := b.s.forwardable(id)
 	if err != nil {
 		return err
+	}
+	defer sb.forwards.Add(-1)
+	if sb.forwards.Add(1) > forwardsMax {
+		return fmt.Errorf("port-forward to port %d of sandbox %s: %d connections are forwarded already, close some of them: %w", port, sb.id, forwardsMax, errdefs.ErrResourceExhausted)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -304,3 +304,56 @@ func TestPortForwardBadInput(t *testing.T) {
 		}
 	})
 }
+
+// A pod has so many forwarded connections and no more; those of others are carried, and its own again when some are closed.
+func TestPortForwardsOfAPodAreBounded(t *testing.T) {
+	const most = 256
+	metrics, address := metricsOption(t)
+	n := harness.Start(t, metrics)
+	p, bystander := n.RunPod(t), n.RunPod(t)
+	answers := func(c *net.TCPConn) string { // "" where the connection is not carried
+		_, _ = io.WriteString(c, "x")
+		b := make([]byte, 1)
+		k, _ := c.Read(b)
+		return string(b[:k])
+	}
+	ends := func(c *net.TCPConn) {
+		t.Helper()
+		_ = c.CloseWrite()
+		if b, err := io.ReadAll(c); err != nil || string(b) != "bye" {
+			t.Fatalf("the end of a connection: %q, %v", b, err)
+		}
+	}
+	port, tunnel := listenIn(t, p, "127.0.0.1:0", echo), forward(t, p)
+	var open []*net.TCPConn
+	for i := range most {
+		c, _ := connect(t, tunnel, port)
+		if answers(c) != "x" {
+			t.Fatalf("connection %d is not carried", i)
+		}
+		open = append(open, c)
+	}
+	more, failed := connect(t, tunnel, port)
+	if answers(more) != "" {
+		t.Fatal("one more is carried")
+	}
+	if err := <-failed; err == nil || !strings.Contains(err.Error(), "256 connections are forwarded already") || !strings.Contains(err.Error(), p.ID) {
+		t.Errorf("one more: %v", err)
+	}
+	other, _ := connect(t, forward(t, bystander), listenIn(t, bystander, "127.0.0.1:0", echo))
+	if answers(other) != "x" {
+		t.Fatal("another pod's is not carried")
+	}
+	for _, c := range append(open, other) {
+		ends(c)
+	}
+	harness.Eventually(t, "connections are carried again", func() bool {
+		c, _ := connect(t, tunnel, port)
+		if answers(c) != "x" {
+			return false
+		}
+		ends(c)
+		return true
+	})
+	nothingIsLeft(t, n, address)
+}
