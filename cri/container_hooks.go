@@ -86,11 +86,15 @@ func (s *Service) planHooks(sb *sandbox, rec model.Container, in spec.Input, pla
 			return err
 		}
 	}
-	if err := s.mountLauncher(rec, in.Rootfs, sp); err != nil {
+	launcher, err := s.launcherMount(rec.ID)
+	if err == nil {
+		err = s.mountLauncher(rec, in.Rootfs, launcher, sp)
+	}
+	if err != nil {
 		return err
 	}
 	if len(plan.Poststop) > 0 {
-		plain.Mounts = append(plain.Mounts, s.launcherMount())
+		plain.Mounts = append(plain.Mounts, launcher)
 		plain.Linux.CgroupsPath = spec.PoststopCgroup(plain.Linux.CgroupsPath)
 		ownPIDs(rec, plain)
 		plan.PoststopSpec = plain
@@ -156,7 +160,7 @@ func (s *Service) placeHooks(rootfs string, sp *specs.Spec, list []hookrun.Hook)
 }
 
 // mountLauncher shows pouch-init in the container as what runs its hooks.
-func (s *Service) mountLauncher(rec model.Container, rootfs string, sp *specs.Spec) error {
+func (s *Service) mountLauncher(rec model.Container, rootfs string, launcher specs.Mount, sp *specs.Spec) error {
 	for _, p := range []string{path.Dir(path.Dir(hookrun.Launcher)), path.Dir(hookrun.Launcher)} {
 		place, err := s.Volumes.Resolve(rootfs, p)
 		if err == nil && place.Kind == snapshot.PlaceOther {
@@ -179,12 +183,17 @@ func (s *Service) mountLauncher(rec model.Container, rootfs string, sp *specs.Sp
 			return fmt.Errorf("make the place of what runs hooks: %w", err)
 		}
 	}
-	sp.Mounts = append(sp.Mounts, s.launcherMount())
+	sp.Mounts = append(sp.Mounts, launcher)
 	return nil
 }
 
-func (s *Service) launcherMount() specs.Mount {
-	return specs.Mount{Destination: hookrun.Launcher, Type: "bind", Source: s.PouchInit, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}}
+// launcherMount seals pouch-init for a container and gives its mount.
+func (s *Service) launcherMount(id string) (specs.Mount, error) {
+	source, err := s.PouchInit.Seal(s.bundleDir(id))
+	if err != nil {
+		return specs.Mount{}, fmt.Errorf("what runs the hooks of container %s: %w", id, err)
+	}
+	return specs.Mount{Destination: hookrun.Launcher, Type: "bind", Source: source, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}}, nil
 }
 
 // ownPIDs takes poststop hooks out of the pid namespace of another container, which may have ended before theirs.

@@ -89,13 +89,18 @@ func (s *Service) holder(ctx context.Context, sb *sandbox) (int, error) {
 }
 
 func (s *Service) startHolder(ctx context.Context, sb *sandbox) (int, error) {
-	root := filepath.Join(s.bundleDir(sb.id), "rootfs")
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return 0, fmt.Errorf("make root of the holder of sandbox %s: %w", sb.id, err)
+	// Who shares the pid namespace gets at the holder's root filesystem by /proc/1/root. It is sealed, and a filesystem of its
+	// own: the state folder's could be made read-only for the whole node.
+	if err := os.MkdirAll(s.bundleDir(sb.id), 0o711); err != nil {
+		return 0, fmt.Errorf("make bundle of the holder of sandbox %s: %w", sb.id, err)
+	}
+	program, err := s.PouchInit.Seal(s.bundleDir(sb.id))
+	if err != nil {
+		return 0, fmt.Errorf("root of the holder of sandbox %s: %w", sb.id, err)
 	}
 	rec := sb.record()
 	sp, err := s.Spec.Holder(spec.HolderInput{
-		SandboxID: sb.id, Sandbox: rec.Config, Rootfs: root, PouchInit: s.PouchInit, Namespaces: s.Network.Namespaces(sb.pod()),
+		SandboxID: sb.id, Sandbox: rec.Config, Rootfs: filepath.Dir(program), Namespaces: s.Network.Namespaces(sb.pod()),
 	})
 	if err != nil {
 		return 0, err

@@ -41,6 +41,13 @@ type Network interface {
 	SetPodCIDR(cidr string) error
 }
 
+// PouchInit gives containers their pouch-init (package pouchinit).
+type PouchInit interface {
+	// Seal gives the path of a pouch-init for the container with this bundle alone, which nothing inside can overwrite. Its
+	// folder has places for /proc and /dev, and nothing else.
+	Seal(bundle string) (path string, err error)
+}
+
 // Images is what the service needs of package snapshot for images. Lookups answer from memory.
 type Images interface {
 	Pull(ctx context.Context, ref string, auth *snapshot.Auth) (snapshot.Image, error)

@@ -3,6 +3,7 @@
 package cri
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
+	"github.com/cri-pouch/cri-pouch/internal/pouchinit"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -37,7 +39,7 @@ const (
 type Options struct {
 	StateDir      string // tmpfs folder of the daemon, as /run/cri-pouch
 	Version       string // of this program
-	PouchInit     string // path of the pouch-init binary
+	PouchInit     PouchInit
 	SystemdCgroup bool
 	Handlers      []string // runtime handler names besides ""
 	Runtime       task.Runtime
@@ -114,10 +116,11 @@ func (s *Service) bundleDir(id string) string {
 	return filepath.Join(s.StateDir, "containers", id)
 }
 
-// removeBundle removes it, with the mount in that of a rich container; what is already gone is no error.
+// removeBundle removes it with the mounts in it; what is already gone is no error.
 func (s *Service) removeBundle(id string) error {
 	dir := s.bundleDir(id)
-	if err := mountpoint.Clear(filepath.Join(dir, richrun.Dir)); err != nil {
+	err := errors.Join(richcontainer.Unseal(dir), pouchinit.Unseal(dir), mountpoint.Clear(filepath.Join(dir, richrun.Dir)))
+	if err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

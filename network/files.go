@@ -95,7 +95,7 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 	}
 	defer unlock()
 	files := m.Files(sandboxID)
-	var errs []error
+	errs := []error{mountpoint.Writable(filepath.Dir(files.Hosts))}
 	for _, path := range []string{files.Hosts, files.ResolvConf, files.Hostname} {
 		errs = append(errs, ignoreAbsent(os.Remove(path)), ignoreAbsent(os.Remove(path+partial)))
 	}

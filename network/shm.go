@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func (m *Manager) mountShm(pod Pod) error {
 // mount, nothing in it would be touched.
 func (m *Manager) unmountShm(id string) error {
 	dir := m.shmDir(id)
-	if err := mountpoint.Clear(dir); err != nil {
+	if err := errors.Join(mountpoint.Clear(dir), mountpoint.Writable(filepath.Dir(dir))); err != nil {
 		return err
 	}
 	if err := ignoreAbsent(os.Remove(dir)); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
@@ -142,7 +143,11 @@ func (c Component) check() error {
 	return nil
 }
 
-// mount shows a component's folder. The place for it is in our folder, so that no image can have something else there.
+// sealedDir is the folder in a bundle where the components of a container are mounted.
+const sealedDir = "components"
+
+// mountComponent shows a component's folder, sealed: what other containers of the node run, and the node itself maybe, must not
+// be overwritten by root in one of them. The place for it is in our folder, so that no image can have something else there.
 func (i *realInit) mountComponent(c Component) (*os.File, error) {
 	source, err := filepath.EvalSymlinks(c.Path)
 	if err != nil {
@@ -152,10 +157,36 @@ func (i *realInit) mountComponent(c Component) (*os.File, error) {
 	if err != nil {
 		return nil, i.r.Choice.refuse(errdefs.ErrFailedPrecondition, "component %s: %w", c.Name, err)
 	}
+	sealed := filepath.Join(i.r.Bundle, sealedDir, c.Name)
+	err = os.MkdirAll(filepath.Dir(sealed), 0o700)
+	if err == nil {
+		err = mountpoint.Sealed(source, sealed)
+	}
+	if err != nil {
+		_ = root.Close()
+		return nil, i.r.Choice.refuse(errdefs.ErrFailedPrecondition, "component %s: %w", c.Name, err)
+	}
 	at := path.Join(componentsDir, c.Name)
 	i.folder.sub(at)
-	i.mounts = append(i.mounts, bind(source, path.Join(richrun.Folder, at), "ro"))
+	i.mounts = append(i.mounts, bind(sealed, path.Join(richrun.Folder, at), "ro"))
 	return root, nil
+}
+
+// Unseal takes the mounts of components in a bundle away; that there are none, or no such bundle, is no error.
+func Unseal(bundle string) error {
+	dir := filepath.Join(bundle, sealedDir)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list mounted components: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, mountpoint.Clear(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
 }
 
 // componentUnits reads the units of a component and makes their drop-ins: its variables, and the report of a failure.

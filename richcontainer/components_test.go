@@ -1,6 +1,7 @@
 package richcontainer
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
@@ -36,8 +38,17 @@ func TestComponents(t *testing.T) {
 	if _, err := n.Prepare(r); err != nil {
 		t.Fatal(err)
 	}
-	if m, i := mountOf(r.Spec, "/run/.pouch/components/agent"); i < 0 || m.Source != agent || !slices.Contains(m.Options, "ro") {
+	m, i := mountOf(r.Spec, "/run/.pouch/components/agent")
+	if i < 0 || m.Source == agent || !slices.Contains(m.Options, "ro") {
 		t.Errorf("%+v", m)
+	}
+	// The node's own files, and nobody can write to them from there.
+	start := filepath.Join(m.Source, "bin/start")
+	if got, err := os.ReadFile(start); err != nil || string(got) != "#!/bin/sh\n" {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := os.WriteFile(start, []byte("x"), 0o700); !errors.Is(err, unix.EROFS) {
+		t.Errorf("written to: %v", err)
 	}
 	if got := made(t, r, "units/agent.service.d/40-pouch-component.conf"); got != "[Service]\nEnvironment=\"TOKEN=a\\\"b\\\\%%c\"\nEnvironment=\"Q=it's\"\n" {
 		t.Errorf("%s", got)

@@ -1,6 +1,7 @@
 package richcontainer
 
 import (
+	"fmt"
 	"path"
 	"slices"
 
@@ -36,12 +37,20 @@ func (n Node) dumbInit(r Request, image *image) (Prepared, error) {
 		}
 	}
 	at := path.Join(richrun.Folder, richrun.InitFile)
-	r.Spec.Mounts = append(r.Spec.Mounts, n.programMount(at))
+	mount, err := n.programMount(r.Bundle, at)
+	if err != nil {
+		return Prepared{}, err
+	}
+	r.Spec.Mounts = append(r.Spec.Mounts, mount)
 	r.Spec.Process.Args = append([]string{at}, r.Spec.Process.Args...)
 	return Prepared{Process: &app, StopSignal: r.StopSignal, Init: at}, nil
 }
 
 // programMount shows pouch-init in the container. Which of its roles it plays follows from its name there.
-func (n Node) programMount(at string) specs.Mount {
-	return specs.Mount{Destination: at, Type: "bind", Source: n.PouchInit, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}}
+func (n Node) programMount(bundle, at string) (specs.Mount, error) {
+	source, err := n.PouchInit.Seal(bundle)
+	if err != nil {
+		return specs.Mount{}, fmt.Errorf("what is mounted at %s: %w", at, err)
+	}
+	return bind(source, at, "ro"), nil
 }

@@ -33,7 +33,8 @@ func Modes() []string {
 
 // Node is what the node's administrator has settled.
 type Node struct {
-	PouchInit string // path of the pouch-init binary on the host
+	// PouchInit gives the containers their pouch-init.
+	PouchInit PouchInit
 	CgroupV2  bool
 	// SystemdHierarchy is where the hierarchy name=systemd of cgroup v1 is mounted; empty: nowhere.
 	SystemdHierarchy string
@@ -47,6 +48,12 @@ type Node struct {
 	RootNamespaces, RootHandlers []string
 	// ComponentsDir has a file for each component; empty: there are none.
 	ComponentsDir string
+}
+
+// PouchInit is what this package needs of package pouchinit.
+type PouchInit interface {
+	// Seal gives the path on the host of a pouch-init for the container with this bundle alone, which nothing inside can overwrite.
+	Seal(bundle string) (path string, err error)
 }
 
 // IDMapping maps Length IDs from ContainerID on to HostID on.

@@ -50,8 +50,14 @@ func request(t *testing.T, mode Mode, root string) Request {
 		t.Fatal(err)
 	}
 	caps := []string{"CAP_CHOWN", "CAP_SETUID", "CAP_SETGID", "CAP_SYS_BOOT"}
+	bundle := filepath.Join(t.TempDir(), "bundle")
+	t.Cleanup(func() {
+		if err := Unseal(bundle); err != nil {
+			t.Error(err)
+		}
+	})
 	return Request{
-		Choice: c, Container: "app", Namespace: "default", PodUID: "0f5a3c7e-7d7e-4a5e-9b1a-2f3c4d5e6f70", Bundle: filepath.Join(t.TempDir(), "bundle"), Rootfs: root, StopSignal: "SIGTERM",
+		Choice: c, Container: "app", Namespace: "default", PodUID: "0f5a3c7e-7d7e-4a5e-9b1a-2f3c4d5e6f70", Bundle: bundle, Rootfs: root, StopSignal: "SIGTERM",
 		Spec: &specs.Spec{
 			Process: &specs.Process{Args: []string{"server", "--flag"}, Env: []string{"PATH=/usr/bin:/bin", "K=v"}, Cwd: "/srv",
 				Capabilities: &specs.LinuxCapabilities{Bounding: slices.Clone(caps), Permitted: slices.Clone(caps), Effective: slices.Clone(caps)}},
@@ -64,7 +70,12 @@ func request(t *testing.T, mode Mode, root string) Request {
 	}
 }
 
-var node = Node{PouchInit: "/usr/libexec/pouch-init"}
+// sealed is where a program is sealed already.
+type sealed string
+
+func (s sealed) Seal(string) (string, error) { return string(s), nil }
+
+var node = Node{PouchInit: sealed("/usr/libexec/pouch-init")}
 
 func TestDumbInitOfTheImageOrOurs(t *testing.T) {
 	const own = "/run/.pouch/init"
@@ -106,7 +117,7 @@ func TestDumbInitOfTheImageOrOurs(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 			ours := tc.want[0] == own
-			if added := r.Spec.Mounts[mounts:]; ours != (len(added) == 1) || ours && (added[0].Destination != own || added[0].Source != node.PouchInit || !slices.Contains(added[0].Options, "ro")) {
+			if added := r.Spec.Mounts[mounts:]; ours != (len(added) == 1) || ours && (added[0].Destination != own || added[0].Source != "/usr/libexec/pouch-init" || !slices.Contains(added[0].Options, "ro")) {
 				t.Errorf("mounts %+v", added)
 			}
 		})

@@ -227,9 +227,12 @@ func (i *realInit) finish(argv, env []string) (Prepared, error) {
 		p.Capabilities.Ambient, p.Capabilities.Inheritable = nil, nil
 	}
 	sp.Process = &p
+	launcher, err := i.n.programMount(i.r.Bundle, path.Join(richrun.Folder, richrun.LaunchFile))
+	if err != nil {
+		return Prepared{}, err
+	}
 	mounts := []specs.Mount{
-		bind(i.folder.dir, richrun.Folder, "ro"), bind(i.folder.path(richrun.RecordFile), path.Join(richrun.Folder, richrun.RecordFile), "rw"),
-		i.n.programMount(path.Join(richrun.Folder, richrun.LaunchFile)),
+		bind(i.folder.dir, richrun.Folder, "ro"), bind(i.folder.path(richrun.RecordFile), path.Join(richrun.Folder, richrun.RecordFile), "rw"), launcher,
 	}
 	sp.Mounts = slices.Concat(i.early, sp.Mounts, mounts, i.mounts)
 	if !slices.ContainsFunc(sp.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.CgroupNamespace }) {

@@ -18,8 +18,8 @@ import (
 
 // v1 is a node with cgroup v1, v2 one with cgroup v2.
 var (
-	v1 = Node{PouchInit: "/usr/libexec/pouch-init", SystemdHierarchy: "/sys/fs/cgroup/systemd"}
-	v2 = Node{PouchInit: "/usr/libexec/pouch-init", CgroupV2: true}
+	v1 = Node{PouchInit: sealed("/usr/libexec/pouch-init"), SystemdHierarchy: "/sys/fs/cgroup/systemd"}
+	v2 = Node{PouchInit: sealed("/usr/libexec/pouch-init"), CgroupV2: true}
 )
 
 // debian is what of an image with systemd 252 is looked at.
@@ -201,7 +201,7 @@ func TestFilesBelongToTheContainersRoot(t *testing.T) {
 		uid, gid uint32
 	}{
 		"app": {0o400, 100000, 200000}, "record": {0o600, 100000, 200000}, "stdout": {0o660 | fs.ModeNamedPipe, 101000, 200000}, "stdin": {0o660 | fs.ModeNamedPipe, 101000, 200000},
-		"control": {0o660 | fs.ModeNamedPipe, 100000, 200000}, "plan.json": {0o600, 0, 0},
+		"control": {0o660 | fs.ModeNamedPipe, 100000, 200000},
 	} {
 		st, err := os.Lstat(filepath.Join(r.Bundle, "rich", name))
 		if err != nil {
@@ -245,7 +245,7 @@ func TestImagesThatSystemdCannotRunOn(t *testing.T) {
 		"environment is endless":      {edit: func(r *Request) { truncate(t, r.Rootfs+"/etc/environment", maxText+1) }, want: []string{"/etc/environment of the image has more than", "put a shorter file there"}},
 		"passwd is a device's link":   {files: map[string]string{"etc/passwd": "-> /loop", "loop": "-> /loop"}, want: []string{"circle"}},
 		"a new systemd on v1":         {files: map[string]string{"usr/lib/systemd/systemd": "libsystemd-shared-258"}, want: []string{"systemd 258", "cgroup v2", "/sys/fs/cgroup/unified"}, class: errdefs.IsFailedPrecondition},
-		"no hierarchy for systemd":    {node: Node{PouchInit: "/x"}, want: []string{"name=systemd"}, class: errdefs.IsFailedPrecondition},
+		"no hierarchy for systemd":    {node: Node{PouchInit: sealed("/x")}, want: []string{"name=systemd"}, class: errdefs.IsFailedPrecondition},
 		"cgroups are mounted": {edit: func(r *Request) {
 			r.Spec.Mounts[2] = specs.Mount{Destination: "/sys/fs/cgroup", Type: "bind", Source: "/sys/fs/cgroup"}
 		}, want: []string{"/sys/fs/cgroup", "remove that mount"}},
@@ -266,7 +266,7 @@ func TestImagesThatSystemdCannotRunOn(t *testing.T) {
 				tc.edit(&r)
 			}
 			n := tc.node
-			if n.PouchInit == "" {
+			if n.PouchInit == nil {
 				n = v1
 			}
 			if tc.class == nil {

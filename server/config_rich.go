@@ -52,12 +52,12 @@ func checkNamespaces(names []string) error {
 }
 
 // richNode gives the room of rich containers what the administrator has settled.
-func (c Config) richNode(pouchInit string, cgroupV2 bool, cgroups cgrouptree.Mounts) (richcontainer.Node, error) {
+func (c Config) richNode(binary string, pouchInit richcontainer.PouchInit, cgroupV2 bool, cgroups cgrouptree.Mounts) (richcontainer.Node, error) {
 	handlers, err := c.richHandlers()
 	if err != nil {
 		return richcontainer.Node{}, err
 	}
-	files, err := openFiles(pouchInit)
+	files, err := openFiles(binary)
 	if err != nil {
 		return richcontainer.Node{}, err
 	}

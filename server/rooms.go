@@ -16,6 +16,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/engine"
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
+	"github.com/cri-pouch/cri-pouch/internal/pouchinit"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/client"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -71,7 +72,11 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
-	rich, err := c.richNode(programs.init, node.CgroupV2, cgroups)
+	pouchInit, err := pouchinit.Open(c.State, programs.init)
+	if err != nil {
+		return nil, err
+	}
+	rich, err := c.richNode(programs.init, pouchInit, node.CgroupV2, cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +116,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	}
 	r.add("the node's hooks", nodeHooks.Close)
 	r.service = cri.New(cri.Options{
-		StateDir: c.State, Version: o.Version, PouchInit: programs.init, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
+		StateDir: c.State, Version: o.Version, PouchInit: pouchInit, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
 		Hooks: c.hookRules(), NodeHooks: nodeHooks,
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,

@@ -250,7 +250,7 @@ func TestUnifiedNeedsCgroupV2(t *testing.T) {
 func TestHolderHasNoRights(t *testing.T) {
 	b := NewBuilder(testNode())
 	in := input(t)
-	sp, err := b.Holder(HolderInput{SandboxID: "s1", Sandbox: in.Sandbox, Rootfs: in.Rootfs, PouchInit: "/usr/lib/pouch-init", Namespaces: in.Namespaces})
+	sp, err := b.Holder(HolderInput{SandboxID: "s1", Sandbox: in.Sandbox, Rootfs: in.Rootfs, Namespaces: in.Namespaces})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,8 +2,6 @@ package spec
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -19,18 +17,17 @@ const holderUser = 65535
 type HolderInput struct {
 	SandboxID string
 	Sandbox   model.SandboxConfig
-	// Rootfs is an empty folder of the node, PouchInit the path of the static program pouch-init. In a user namespace the
-	// pod's root must reach both: mode 0711 or wider on all folders above.
-	Rootfs, PouchInit string
-	Namespaces        network.Namespaces
+	// Rootfs is a folder of the node with the static program pouch-init and the empty folders proc and dev. In a user namespace
+	// the pod's root must reach it: mode 0711 or wider on all folders above.
+	Rootfs     string
+	Namespaces network.Namespaces
 }
 
 // holderOOMScore spares the holder: its end would end all containers of the namespace (what the kubelet gives pause).
 const holderOOMScore = -998
 
-// Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init as its pid 1, alone in an
-// empty root filesystem, in the pod's other namespaces, without any right. It makes the places for mounts in Rootfs, which
-// the root of a user namespace could not.
+// Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init as its pid 1, alone in a
+// root filesystem, in the pod's other namespaces, without any right.
 func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 	list, err := podNamespaces(in.Sandbox.Namespaces, in.Namespaces)
 	if err != nil {
@@ -38,9 +35,6 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 	}
 	cgroups, err := b.cgroupsPath(in.Sandbox.CgroupParent, in.SandboxID)
 	if err != nil {
-		return nil, fmt.Errorf("specification of the holder of sandbox %s: %w", in.SandboxID, err)
-	}
-	if err := mountPoints(in.Rootfs); err != nil {
 		return nil, fmt.Errorf("specification of the holder of sandbox %s: %w", in.SandboxID, err)
 	}
 	sp := &specs.Spec{
@@ -55,7 +49,6 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 		Mounts: []specs.Mount{
 			{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
-			{Destination: "/pouch-init", Type: "bind", Source: in.PouchInit, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"}},
 		},
 		Annotations: sandboxAnnotations(in.SandboxID, in.Sandbox),
 		Linux: &specs.Linux{
@@ -74,18 +67,4 @@ func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 // holderLabel labels the holder like the pod's containers, so that they may see it.
 func (b *Builder) holderLabel(in HolderInput, sp *specs.Spec) error {
 	return b.seLinux(Input{SandboxID: in.SandboxID, Sandbox: in.Sandbox}, sp)
-}
-
-// mountPoints makes what the holder's mounts lie on.
-func mountPoints(root string) error {
-	for _, dir := range []string{"proc", "dev"} {
-		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
-			return err
-		}
-	}
-	f, err := os.OpenFile(filepath.Join(root, "pouch-init"), os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	return f.Close()
 }

@@ -59,6 +59,8 @@ func (w *Watcher) Once(path string, changed func()) (ID, error) {
 	return w.add(path, watch{changed: changed, once: true}, unix.IN_MODIFY|unix.IN_CLOSE_WRITE|unix.IN_ONESHOT)
 }
 
+// add follows no link at path: root in a container may have put one there that leads to the file of another container, whose
+// watch would then be replaced.
 func (w *Watcher) add(path string, entry watch, mask uint32) (ID, error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {
@@ -68,7 +70,7 @@ func (w *Watcher) add(path string, entry watch, mask uint32) (ID, error) {
 	defer w.mu.Unlock()
 	var wd int
 	var addErr error
-	err = raw.Control(func(fd uintptr) { wd, addErr = unix.InotifyAddWatch(int(fd), path, mask) })
+	err = raw.Control(func(fd uintptr) { wd, addErr = unix.InotifyAddWatch(int(fd), path, mask|unix.IN_DONT_FOLLOW) })
 	if err = errors.Join(err, addErr); err != nil {
 		return None, fmt.Errorf("watch %s (see fs.inotify.max_user_watches): %w", path, err)
 	}

@@ -205,3 +205,23 @@ func TestTheFileGoes(t *testing.T) {
 		t.Errorf("%d watches stay", len(w.watches))
 	}
 }
+
+// A link at a path that root in a container may write to leads to no other container's file, whose watch would be lost.
+func TestNoLinkIsFollowed(t *testing.T) {
+	w, other := newWatcher(t), newFile(t)
+	heard := make(told, 1)
+	if _, err := w.Once(other.Name(), heard.tell); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(other.Name(), link); err != nil {
+		t.Fatal(err)
+	}
+	id, err := w.Once(link, func() { t.Error("told of the file that a link leads to") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, other)
+	heard.await(t, "of a write to the file, which a link was made to")
+	w.Forget(id) // before its end, which is told too
+}

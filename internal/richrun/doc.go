@@ -16,10 +16,11 @@ const (
 	StderrFIFO  = "stderr"
 	LaunchFile  = "launch" // pouch-init itself, as launcher
 	InitFile    = "init"   // pouch-init itself, as pid 1
-	PlanFile    = "plan.json"
 	// TerminalLink leads to the application's terminal, where it has one. The shim makes it.
 	TerminalLink = "terminal"
 
+	// PlanFile is in the bundle itself: root inside can get at everything in the folder.
+	PlanFile = "rich-plan.json"
 	// InitLog is in the bundle itself: what pid 1 prints, with its older part in InitLog.1.
 	InitLog = "init.log"
 )

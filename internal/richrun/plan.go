@@ -11,7 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON in the folder. A
+// Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON in the bundle, where
+// nobody inside gets at it: daemon and shim act on it as root. A
 // container in dumb-init mode has none: for the shim it is a plain one.
 type Plan struct {
 	Mode string `json:"mode"`
@@ -53,13 +54,13 @@ type Brought struct {
 // planMax bounds the file.
 const planMax = 1 << 20
 
-// Write puts the plan into a bundle, whose folder is there already.
+// Write puts the plan into a bundle, which is there already.
 func (p Plan) Write(bundle string) error {
 	text, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode plan: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, Dir, PlanFile), text, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(bundle, PlanFile), text, 0o600); err != nil {
 		return fmt.Errorf("write plan: %w", err)
 	}
 	return nil
@@ -67,7 +68,7 @@ func (p Plan) Write(bundle string) error {
 
 // ReadPlan reads a bundle's plan. os.ErrNotExist: the container is a plain one.
 func ReadPlan(bundle string) (Plan, error) {
-	f, err := os.Open(filepath.Join(bundle, Dir, PlanFile))
+	f, err := os.Open(filepath.Join(bundle, PlanFile))
 	if err != nil {
 		return Plan{}, err
 	}

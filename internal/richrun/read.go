@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,8 +35,21 @@ func ReadLiveRecord(bundle string) (r Record, lost bool, err error) {
 	return r, err == nil && !r.Done, err
 }
 
+// openRecord refuses what root in the container may have put in the record's place.
 func openRecord(bundle string) (*os.File, error) {
-	return os.OpenFile(filepath.Join(bundle, Dir, RecordFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := os.OpenFile(filepath.Join(bundle, Dir, RecordFile), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("record of %s is no plain file: %w", bundle, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 func readRecord(f *os.File, bundle string) (Record, error) {

@@ -2,9 +2,36 @@ package richrun
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
+
+// What root in a container has put in the record's place is refused at once, whatever it is.
+func TestARecordIsAPlainFile(t *testing.T) {
+	for name, put := range map[string]func(at string) error{
+		"a link":   func(at string) error { return os.Symlink("/etc/passwd", at) },
+		"a FIFO":   func(at string) error { return unix.Mkfifo(at, 0o600) },
+		"a folder": func(at string) error { return os.Mkdir(at, 0o700) },
+		"a socket": func(at string) error { return unix.Mknod(at, unix.S_IFSOCK|0o600, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bundle := t.TempDir()
+			if err := os.Mkdir(filepath.Join(bundle, Dir), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(filepath.Join(bundle, Dir, RecordFile)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ReadRecord(bundle); err == nil {
+				t.Error("it is read")
+			}
+		})
+	}
+}
 
 // hostile are records of the size that is read, as root in the container can write them.
 func hostile() map[string][]byte {

@@ -139,7 +139,7 @@ func TestPlans(t *testing.T) {
 	if err != nil || got.Mode != want.Mode || got.Shutdown != 37 || got.ShutdownTimeout != want.ShutdownTimeout || !got.Delegate || got.OwnerGID != 2 || len(got.WatchUnits) != 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, Dir, PlanFile), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(bundle, PlanFile), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ReadPlan(bundle); !errdefs.IsInvalidArgument(err) {
