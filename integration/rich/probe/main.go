@@ -11,6 +11,8 @@
 //	grow                takes memory until it is killed
 //	leave=N             leaves N processes behind that sleep, ignoring SIGTERM
 //	kill=N              sends itself signal N
+//	overwrite=FILE      tries every way to write to a file that is mounted read-only, a line for each (see overwrite.go)
+//	lease=FILE          takes a write lease on FILE, then a line "leased", and "wanted" when somebody else opens it
 //	exit=N              ends
 //	--                  what follows is not looked at
 package main
@@ -118,6 +120,10 @@ func do(action, value string) error {
 		d, err := time.ParseDuration(value)
 		time.Sleep(d)
 		return err
+	case "overwrite":
+		return overwrite(value)
+	case "lease":
+		return lease(value)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		return nil
