@@ -226,12 +226,13 @@ func TestContainersKeepTheirPouchInit(t *testing.T) {
 	}
 }
 
-// Through a single mounted file root inside makes the whole filesystem of its pod's files read-only: the pod is removed all the
-// same, and nothing of it stays.
+// Root inside makes its pod's files immutable and, through a single one of them, their whole filesystem read-only: the pod is
+// removed all the same, and nothing of it stays.
 func TestAPodIsRemovedWhoseFilesAreReadOnly(t *testing.T) {
 	s := startSealed(t, "")
 	p := s.RunPod(t)
 	c := p.Run(t, "app", s.attacker)
+	c.Exec(t, "/probe", "immutable=/etc/hosts", "immutable=/etc/hostname")
 	for _, file := range []string{"/etc/hosts", "/dev/shm"} {
 		c.Exec(t, "mount", "-o", "remount,ro", file)
 	}
@@ -285,5 +286,36 @@ for f in $(find . -type f -o -type p -o -type l); do rm $f && mkfifo $f; done; f
 	s.StartDaemon(t)
 	c.Stop(t, 1)
 	c.Ended(t)
+	p.Remove(t)
+}
+
+// The folder of a component is the node's own, and that of all containers that have the component.
+func TestRootInsideCannotOverwriteAComponent(t *testing.T) {
+	agent, registered := t.TempDir(), t.TempDir()
+	start := filepath.Join(agent, "start")
+	const program = "#!/bin/sh\nexec sleep 1000000\n"
+	for path, text := range map[string]string{
+		start: program, filepath.Join(registered, "agent.toml"): "path = '" + agent + "'\nscripts = ['start']\nnamespaces = ['*']\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := startSealed(t, "[rich]\ncomponents_dir = '"+registered+"'")
+	ref := pushBusybox(t, s.Node, "rich:init", func(*v1.ConfigFile) {}, lab.BusyboxInit()...)
+	p := s.RunPod(t, annotated(richMode, "sbin-init"))
+	c := p.Run(t, "app", image(ref, 0), s.attacker)
+	c.Exec(t, "sh", "-c", `cd /run/.pouch/components/agent && grep -q sleep start
+mount -o remount,bind,rw .; mount -o remount,rw .; mkdir /tmp/m; mount --bind . /tmp/m; mount -o remount,bind,rw /tmp/m
+for dir in . /tmp/m; do echo x >$dir/start; chmod 0 $dir/start; touch $dir/new; rm $dir/start; mv $dir/start $dir/old; done; true`)
+	if got, err := os.ReadFile(start); err != nil || string(got) != program {
+		t.Errorf("it is %q, %v", got, err)
+	}
+	if left, err := os.ReadDir(agent); err != nil || len(left) != 1 {
+		t.Errorf("%v, %v", left, err)
+	}
+	s.KillDaemon(t)
+	s.StartDaemon(t)
+	c.Stop(t, 1)
 	p.Remove(t)
 }

@@ -95,7 +95,7 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 	}
 	defer unlock()
 	files := m.Files(sandboxID)
-	errs := []error{mountpoint.Writable(filepath.Dir(files.Hosts))}
+	errs := []error{m.releaseFiles(sandboxID)}
 	for _, path := range []string{files.Hosts, files.ResolvConf, files.Hostname} {
 		errs = append(errs, ignoreAbsent(os.Remove(path)), ignoreAbsent(os.Remove(path+partial)))
 	}
@@ -104,6 +104,15 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 		return fmt.Errorf("remove files of sandbox %s: %w", sandboxID, err)
 	}
 	return nil
+}
+
+// releaseFiles makes sure that the files can be removed, whatever root in a container has done to them: their filesystem may be
+// read-only, and they immutable (FS_IMMUTABLE_FL). Without /dev/shm in it there is nothing else, and the filesystem goes.
+func (m *Manager) releaseFiles(id string) error {
+	if _, err := os.Lstat(m.shmDir(id)); errors.Is(err, os.ErrNotExist) {
+		return mountpoint.Clear(filepath.Dir(m.shmDir(id)))
+	}
+	return mountpoint.Writable(filepath.Dir(m.shmDir(id)))
 }
 
 // contents gives what stands in each file, by path.

@@ -1,6 +1,7 @@
 package rich
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/integration/harness"
 	"github.com/cri-pouch/cri-pouch/integration/lab"
 	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
+	"github.com/cri-pouch/cri-pouch/internal/pouchinit"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
@@ -144,7 +146,7 @@ func TestTheInsideOfWhatDoesNotRun(t *testing.T) {
 	}
 	c.Stop(t, 20)
 	// As after a boot of the node: what stood on tmpfs is gone.
-	err := mountpoint.Clear(filepath.Join(bundle(n, c), richrun.Dir))
+	err := errors.Join(pouchinit.Unseal(bundle(n, c)), mountpoint.Clear(filepath.Join(bundle(n, c), richrun.Dir)))
 	if err == nil {
 		err = os.RemoveAll(bundle(n, c))
 	}

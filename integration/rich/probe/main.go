@@ -13,6 +13,7 @@
 //	kill=N              sends itself signal N
 //	overwrite=FILE      tries every way to write to a file that is mounted read-only, a line for each (see overwrite.go)
 //	lease=FILE          takes a write lease on FILE, then a line "leased", and "wanted" when somebody else opens it
+//	immutable=FILE      lets FILE not be changed or removed any more (FS_IMMUTABLE_FL)
 //	exit=N              ends
 //	--                  what follows is not looked at
 package main
@@ -124,6 +125,8 @@ func do(action, value string) error {
 		return overwrite(value)
 	case "lease":
 		return lease(value)
+	case "immutable":
+		return immutable(value)
 	case "deaf":
 		signal.Ignore(syscall.SIGTERM)
 		return nil

@@ -240,3 +240,12 @@ func lease(file string) error {
 	_, err = fmt.Println("leased")
 	return err
 }
+
+func immutable(file string) error {
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, 0x10)
+}
