@@ -89,8 +89,9 @@ func (s *Service) holder(ctx context.Context, sb *sandbox) (int, error) {
 }
 
 func (s *Service) startHolder(ctx context.Context, sb *sandbox) (int, error) {
-	// Who shares the pid namespace gets at the holder's root filesystem by /proc/1/root. It is sealed, and a filesystem of its
-	// own: the state folder's could be made read-only for the whole node.
+	// Who shares the pid namespace gets at the holder's root filesystem by /proc/1/root. It is
+	// sealed, and a filesystem of its own: the state folder's could be made read-only for the
+	// whole node.
 	if err := os.MkdirAll(s.bundleDir(sb.id), 0o711); err != nil {
 		return 0, fmt.Errorf("make bundle of the holder of sandbox %s: %w", sb.id, err)
 	}

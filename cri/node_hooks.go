@@ -38,7 +38,8 @@ func (s *Service) addNodeHooks(rec model.Container, pod map[string]string, out s
 	}
 	plan := hookrun.NodePlan{Files: chosen.Files, Annotations: annotations}
 	if len(chosen.Hooks.CreateContainer) > 0 {
-		// What enters a container's namespaces is seen there, in /proc of a shared pid namespace for instance.
+		// What enters a container's namespaces is seen there, in /proc of a shared pid
+		// namespace for instance.
 		var err error
 		if plan.PouchInit, err = s.PouchInit.Seal(s.bundleDir(rec.ID)); err != nil {
 			return fmt.Errorf("what runs the node's hooks of container %s: %w", rec.ID, err)

@@ -43,8 +43,8 @@ type Network interface {
 
 // PouchInit gives containers their pouch-init (package pouchinit).
 type PouchInit interface {
-	// Seal gives the path of a pouch-init for the container with this bundle alone, which nothing inside can overwrite. Its
-	// folder has places for /proc and /dev, and nothing else.
+	// Seal gives the path of a pouch-init for the container with this bundle alone, which
+	// nothing inside can overwrite. Its folder has places for /proc and /dev, and nothing else.
 	Seal(bundle string) (path string, err error)
 }
 

@@ -19,8 +19,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
-// sealedNode is a node with a pouch-init of its own, which nobody misses when a test has overwritten it. Its state folder is
-// on a tmpfs, as it is on real nodes.
+// sealedNode is a node with a pouch-init of its own, which nobody misses when a test has
+// overwritten it. Its state folder is on a tmpfs, as it is on real nodes.
 type sealedNode struct {
 	*harness.Node
 	binary string
@@ -43,7 +43,7 @@ func startSealed(t *testing.T, config string) *sealedNode {
 		t.Fatal(err)
 	}
 	s.Node = harness.Prepare(t, harness.Config("[runtime]\ninit_binary = '"+s.binary+"'\n"+config))
-	if err := os.Mkdir(s.StateDir(), 0o711); err == nil {
+	if err = os.Mkdir(s.StateDir(), 0o711); err == nil {
 		err = unix.Mount("tmpfs", s.StateDir(), "tmpfs", 0, "mode=711,size=64m")
 	}
 	if err != nil {
@@ -54,7 +54,8 @@ func startSealed(t *testing.T, config string) *sealedNode {
 	return s
 }
 
-// looksLike says what everybody's files are: content, mode, time, and the bounds of the state folder.
+// looksLike says what everybody's files are: content, mode, time, and the bounds of the state
+// folder.
 func (s *sealedNode) looksLike(t *testing.T) string {
 	t.Helper()
 	var st unix.Statfs_t
@@ -115,8 +116,9 @@ func inSharedPIDs(c *runtime.ContainerConfig) {
 	c.Linux.SecurityContext.NamespaceOptions.Pid = runtime.NamespaceMode_POD
 }
 
-// Root in a container that may mount tries every way to the pouch-init that is mounted there. Neither the node's file nor the
-// copy that other containers have is changed, and both go on to work.
+// Root in a container that may mount tries every way to the pouch-init that is mounted there.
+// Neither the node's file nor the copy that other containers have is changed, and both go on to
+// work.
 func TestRootInsideCannotOverwritePouchInit(t *testing.T) {
 	s := startSealed(t, "")
 	busyboxInit := pushBusybox(t, s.Node, "rich:init", func(*v1.ConfigFile) {}, lab.BusyboxInit()...)
@@ -167,8 +169,8 @@ func TestRootInsideCannotOverwritePouchInit(t *testing.T) {
 	}
 }
 
-// A write lease on a program, for which root inside needs no capability, makes whoever runs it wait for up to 45 s: the one of
-// a container's own pouch-init holds up nobody else.
+// A write lease on a program, for which root inside needs no capability, makes whoever runs it wait
+// for up to 45 s: the one of a container's own pouch-init holds up nobody else.
 func TestALeaseInsideHoldsUpNobodyElse(t *testing.T) {
 	s := startSealed(t, "")
 	prestart := hooks(t, prestartKey, shell("first", "true"))
@@ -186,8 +188,8 @@ func TestALeaseInsideHoldsUpNobodyElse(t *testing.T) {
 	taker.Stop(t, 0)
 }
 
-// Containers go on with the pouch-init that they were made with when a daemon comes with another one, with hooks that run later,
-// too; new ones have the new one.
+// Containers go on with the pouch-init that they were made with when a daemon comes with another
+// one, with hooks that run later, too; new ones have the new one.
 func TestContainersKeepTheirPouchInit(t *testing.T) {
 	s := startSealed(t, "")
 	p := s.RunPod(t, annotated(richMode, "dumb-init"), hooks(t, prestartKey, shell("first", "true")), hooks(t, poststopKey, shell("last", "sha256sum /run/.pouch/hook")))
@@ -226,8 +228,8 @@ func TestContainersKeepTheirPouchInit(t *testing.T) {
 	}
 }
 
-// Root inside makes its pod's files immutable and, through a single one of them, their whole filesystem read-only: the pod is
-// removed all the same, and nothing of it stays.
+// Root inside makes its pod's files immutable and, through a single one of them, their whole
+// filesystem read-only: the pod is removed all the same, and nothing of it stays.
 func TestAPodIsRemovedWhoseFilesAreReadOnly(t *testing.T) {
 	s := startSealed(t, "")
 	p := s.RunPod(t)
@@ -262,8 +264,8 @@ func TestWhatEntersAContainerIsSealed(t *testing.T) {
 	}
 }
 
-// What a container with a real init shares with daemon and shim is the word of its root: with FIFOs that nobody opens in place
-// of all files, each answer still comes, and the container is stopped.
+// What a container with a real init shares with daemon and shim is the word of its root: with FIFOs
+// that nobody opens in place of all files, each answer still comes, and the container is stopped.
 func TestFIFOsInPlaceOfSharedFilesHoldUpNobody(t *testing.T) {
 	s := startSealed(t, "")
 	ref := pushBusybox(t, s.Node, "rich:init", func(*v1.ConfigFile) {}, lab.BusyboxInit()...)

@@ -106,8 +106,9 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 	return nil
 }
 
-// releaseFiles makes sure that the files can be removed, whatever root in a container has done to them: their filesystem may be
-// read-only, and they immutable (FS_IMMUTABLE_FL). Without /dev/shm in it there is nothing else, and the filesystem goes.
+// releaseFiles makes sure that the files can be removed, whatever root in a container has done to
+// them: their filesystem may be read-only, and they immutable (FS_IMMUTABLE_FL). Without /dev/shm
+// in it there is nothing else, and the filesystem goes.
 func (m *Manager) releaseFiles(id string) error {
 	if _, err := os.Lstat(m.shmDir(id)); errors.Is(err, os.ErrNotExist) {
 		return mountpoint.Clear(filepath.Dir(m.shmDir(id)))

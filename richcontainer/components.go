@@ -146,8 +146,9 @@ func (c Component) check() error {
 // sealedDir is the folder in a bundle where the components of a container are mounted.
 const sealedDir = "components"
 
-// mountComponent shows a component's folder, sealed: what other containers of the node run, and the node itself maybe, must not
-// be overwritten by root in one of them. The place for it is in our folder, so that no image can have something else there.
+// mountComponent shows a component's folder, sealed: what other containers of the node run, and the
+// node itself maybe, must not be overwritten by root in one of them. The place for it is in our
+// folder, so that no image can have something else there.
 func (i *realInit) mountComponent(c Component) (*os.File, error) {
 	source, err := filepath.EvalSymlinks(c.Path)
 	if err != nil {
@@ -172,7 +173,8 @@ func (i *realInit) mountComponent(c Component) (*os.File, error) {
 	return root, nil
 }
 
-// Unseal takes the mounts of components in a bundle away; that there are none, or no such bundle, is no error.
+// Unseal takes the mounts of components in a bundle away; that there are none, or no such bundle,
+// is no error.
 func Unseal(bundle string) error {
 	dir := filepath.Join(bundle, sealedDir)
 	entries, err := os.ReadDir(dir)

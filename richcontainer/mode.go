@@ -52,7 +52,8 @@ type Node struct {
 
 // PouchInit is what this package needs of package pouchinit.
 type PouchInit interface {
-	// Seal gives the path on the host of a pouch-init for the container with this bundle alone, which nothing inside can overwrite.
+	// Seal gives the path on the host of a pouch-init for the container with this bundle alone,
+	// which nothing inside can overwrite.
 	Seal(bundle string) (path string, err error)
 }
 

@@ -17,8 +17,9 @@ const holderUser = 65535
 type HolderInput struct {
 	SandboxID string
 	Sandbox   model.SandboxConfig
-	// Rootfs is a folder of the node with the static program pouch-init and the empty folders proc and dev. In a user namespace
-	// the pod's root must reach it: mode 0711 or wider on all folders above.
+	// Rootfs is a folder of the node with the static program pouch-init and the empty folders
+	// proc and dev. In a user namespace the pod's root must reach it: mode 0711 or wider on all
+	// folders above.
 	Rootfs     string
 	Namespaces network.Namespaces
 }
@@ -26,8 +27,8 @@ type HolderInput struct {
 // holderOOMScore spares the holder: its end would end all containers of the namespace (what the kubelet gives pause).
 const holderOOMScore = -998
 
-// Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init as its pid 1, alone in a
-// root filesystem, in the pod's other namespaces, without any right.
+// Holder gives the specification of the process that holds a pod's shared pid namespace: pouch-init
+// as its pid 1, alone in a root filesystem, in the pod's other namespaces, without any right.
 func (b *Builder) Holder(in HolderInput) (*specs.Spec, error) {
 	list, err := podNamespaces(in.Sandbox.Namespaces, in.Namespaces)
 	if err != nil {

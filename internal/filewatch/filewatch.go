@@ -59,8 +59,8 @@ func (w *Watcher) Once(path string, changed func()) (ID, error) {
 	return w.add(path, watch{changed: changed, once: true}, unix.IN_MODIFY|unix.IN_CLOSE_WRITE|unix.IN_ONESHOT)
 }
 
-// add follows no link at path: root in a container may have put one there that leads to the file of another container, whose
-// watch would then be replaced.
+// add follows no link at path: root in a container may have put one there that leads to the file of
+// another container, whose watch would then be replaced.
 func (w *Watcher) add(path string, entry watch, mask uint32) (ID, error) {
 	raw, err := w.file.SyscallConn()
 	if err != nil {

@@ -206,7 +206,8 @@ func TestTheFileGoes(t *testing.T) {
 	}
 }
 
-// A link at a path that root in a container may write to leads to no other container's file, whose watch would be lost.
+// A link at a path that root in a container may write to leads to no other container's file, whose
+// watch would be lost.
 func TestNoLinkIsFollowed(t *testing.T) {
 	w, other := newWatcher(t), newFile(t)
 	heard := make(told, 1)

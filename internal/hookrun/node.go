@@ -38,8 +38,9 @@ const (
 type NodePlan struct {
 	// Files are the names of the files that declare the hooks of each stage, in the order of the specification's lists.
 	Files map[Stage][]string `json:"files"`
-	// PouchInit is the path on the node of a pouch-init that nobody in the container can overwrite (package pouchinit). It leads
-	// createContainer hooks into the container's namespaces; empty where there are none.
+	// PouchInit is the path on the node of a pouch-init that nobody in the container can
+	// overwrite (package pouchinit). It leads createContainer hooks into the container's
+	// namespaces; empty where there are none.
 	PouchInit string `json:"pouchInit"`
 	// Annotations are the pod's and the container's, for the state that hooks get. They are not in the specification:
 	// runtimes read settings from there.

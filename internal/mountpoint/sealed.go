@@ -10,16 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sealed shows the folder source at dir, which it makes, in a way that root in a container can never write to. That dir is
-// mounted already is no error. Clear takes the mount away.
+// Sealed shows the folder source at dir, which it makes, in a way that root in a container can
+// never write to. That dir is mounted already is no error. Clear takes the mount away.
 //
-// The mount is an overlay of lower layers only, source and the empty dir itself. A read-only bind mount or tmpfs would not do:
-// whoever has CAP_SYS_ADMIN makes the one writable by "remount,bind,rw" and the other by "remount,rw". An overlay without an
-// upper layer has nowhere to write to, and the kernel refuses to make it writable (ovl_reconfigure). Its inodes are its own:
+// The mount is an overlay of lower layers only, source and the empty dir itself. A read-only bind
+// mount or tmpfs would not do: whoever has CAP_SYS_ADMIN makes the one writable by
+// "remount,bind,rw" and the other by "remount,rw". An overlay without an upper layer has nowhere to
+// write to, and the kernel refuses to make it writable (ovl_reconfigure). Its inodes are its own:
 // neither /proc/PID/exe nor /proc/PID/map_files of a program in it lead to the file in source.
 //
-// A mount is for one container. An inode that two of them see lets the root of one hold up the other: an exec waits up to
-// fs.lease-break-time for the end of a write lease, which needs no capability (fcntl(2), F_SETLEASE).
+// A mount is for one container. An inode that two of them see lets the root of one hold up the
+// other: an exec waits up to fs.lease-break-time for the end of a write lease, which needs no
+// capability (fcntl(2), F_SETLEASE).
 func Sealed(source, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make folder for %s: %w", source, err)
@@ -39,9 +41,9 @@ func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
 }
 
-// Writable makes a tmpfs that Tmpfs has mounted at dir writable again: through a single file of it that is mounted in a
-// container, root there with CAP_SYS_ADMIN can make the whole of it read-only. That nothing is mounted, or no such path, is no
-// error.
+// Writable makes a tmpfs that Tmpfs has mounted at dir writable again: through a single file of it
+// that is mounted in a container, root there with CAP_SYS_ADMIN can make the whole of it read-only.
+// That nothing is mounted, or no such path, is no error.
 func Writable(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); errors.Is(err, unix.ENOENT) {

@@ -1,5 +1,6 @@
-// Package pouchinit gives each container a pouch-init that nothing inside of it can overwrite. The node's own file, which daemon
-// and shim run as root, is in no container (CVE-2019-5736 is about a runtime's program that was).
+// Package pouchinit gives each container a pouch-init that nothing inside of it can overwrite. The
+// node's own file, which daemon and shim run as root, is in no container (CVE-2019-5736 is about a
+// runtime's program that was).
 package pouchinit
 
 import (
@@ -32,8 +33,8 @@ const programMax = 16 << 20
 // Program is a copy of the node's pouch-init for containers.
 type Program struct{ path string }
 
-// Open copies the program at binary into the state folder, which is on a tmpfs, unless the same is there already. A container
-// that was made from an earlier copy keeps that.
+// Open copies the program at binary into the state folder, which is on a tmpfs, unless the same is
+// there already. A container that was made from an earlier copy keeps that.
 func Open(stateDir, binary string) (Program, error) {
 	p := Program{filepath.Join(stateDir, Name)}
 	text, err := read(binary)
@@ -83,7 +84,8 @@ func (p Program) write(text []byte, binary string) error {
 // selinuxLabel is the attribute with a file's SELinux context (selinux(8)).
 const selinuxLabel = "security.selinux"
 
-// copyLabel gives the copy the SELinux context of the original, which containers may run; that of the state folder they may not.
+// copyLabel gives the copy the SELinux context of the original, which containers may run; that of
+// the state folder they may not.
 func copyLabel(from, to string) error {
 	label := make([]byte, 4096)
 	n, err := unix.Getxattr(from, selinuxLabel, label)
@@ -99,9 +101,10 @@ func copyLabel(from, to string) error {
 	return nil
 }
 
-// Seal gives the path, on the node, of pouch-init as the container with this bundle may have it, by a bind mount for instance,
-// for as long as the bundle is there. The folder that it is in can also be the root filesystem of a process: it has places for
-// /proc and /dev, and nothing else. A second Seal gives the same.
+// Seal gives the path, on the node, of pouch-init as the container with this bundle may have it, by
+// a bind mount for instance, for as long as the bundle is there. The folder that it is in can also
+// be the root filesystem of a process: it has places for /proc and /dev, and nothing else. A second
+// Seal gives the same.
 func (p Program) Seal(bundle string) (path string, err error) {
 	sealed := filepath.Join(bundle, sealedDir)
 	path = filepath.Join(sealed, Name)
@@ -118,8 +121,8 @@ func (p Program) Seal(bundle string) (path string, err error) {
 	return path, nil
 }
 
-// layer makes the lower layer. The program is a further link of the copy: it stays for as long as the bundle has it, and the
-// memory that it takes is the same in all containers.
+// layer makes the lower layer. The program is a further link of the copy: it stays for as long as
+// the bundle has it, and the memory that it takes is the same in all containers.
 func (p Program) layer(dir string) error {
 	for _, d := range []string{dir, filepath.Join(dir, "proc"), filepath.Join(dir, "dev")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {

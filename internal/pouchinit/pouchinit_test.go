@@ -103,7 +103,8 @@ func TestAHalfMadeSealIsFinished(t *testing.T) {
 	says(t, seal(t, p, bundle), "one")
 }
 
-// Two containers have two inodes: what root in one can do to its own, as to lease it, concerns no other.
+// Two containers have two inodes: what root in one can do to its own, as to lease it, concerns no
+// other.
 func TestContainersShareNoInode(t *testing.T) {
 	dir, binary := state(t, "one")
 	p := open(t, dir, binary)
@@ -135,5 +136,26 @@ func TestTheCopyHasTheOriginalsLabel(t *testing.T) {
 func TestNoProgramIsAnError(t *testing.T) {
 	if _, err := Open(t.TempDir(), filepath.Join(t.TempDir(), "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+func BenchmarkSeal(b *testing.B) {
+	if os.Getuid() != 0 {
+		b.Skip("only root can mount")
+	}
+	dir := b.TempDir()
+	p, err := Open(dir, "/bin/true")
+	if err != nil {
+		b.Fatal(err)
+	}
+	bundle := filepath.Join(dir, "a")
+	for b.Loop() {
+		err := os.Mkdir(bundle, 0o700)
+		if err == nil {
+			_, err = p.Seal(bundle)
+		}
+		if err = errors.Join(err, Unseal(bundle), os.RemoveAll(bundle)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON in the bundle, where
-// nobody inside gets at it: daemon and shim act on it as root. A
-// container in dumb-init mode has none: for the shim it is a plain one.
+// Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON
+// in the bundle, where nobody inside gets at it: daemon and shim act on it as root. A container in
+// dumb-init mode has none: for the shim it is a plain one.
 type Plan struct {
 	Mode string `json:"mode"`
 	// Shutdown is the signal that makes pid 1 end its services (number, signal(7)).

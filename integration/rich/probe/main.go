@@ -11,8 +11,8 @@
 //	grow                takes memory until it is killed
 //	leave=N             leaves N processes behind that sleep, ignoring SIGTERM
 //	kill=N              sends itself signal N
-//	overwrite=FILE      tries every way to write to a file that is mounted read-only, a line for each (see overwrite.go)
-//	lease=FILE          takes a write lease on FILE, then a line "leased", and "wanted" when somebody else opens it
+//	overwrite=FILE      tries every way to write to a file that is mounted read-only (overwrite.go)
+//	lease=FILE          takes a write lease, says "leased", and "wanted" when others open FILE
 //	immutable=FILE      lets FILE not be changed or removed any more (FS_IMMUTABLE_FL)
 //	exit=N              ends
 //	--                  what follows is not looked at

@@ -55,7 +55,8 @@ func overwrite(file string) error {
 	return nil
 }
 
-// change writes to a file, or changes its mode where it is being run: that is a write to its inode, too.
+// change writes to a file, or changes its mode where it is being run: that is a write to its inode,
+// too.
 func change(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err == nil {
@@ -89,7 +90,8 @@ func ofPidOne(file string) (string, error) {
 	return descriptor("/proc/1/exe")
 }
 
-// ofProgram holds a file of /proc of a process that runs the program, and lets the program end: it is busy before.
+// ofProgram holds a file of /proc of a process that runs the program, and lets the program end: it
+// is busy before.
 func ofProgram(program, pattern string) (string, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -192,8 +194,8 @@ func moved(file string) (string, error) {
 	return at, remount(at, unix.MS_BIND, "")
 }
 
-// besidePidOne goes where pid 1 is mounted, if that is another place, and makes all of that writable; on the way it changes the
-// bounds of the filesystem.
+// besidePidOne goes where pid 1 is mounted, if that is another place, and makes all of that
+// writable; on the way it changes the bounds of the filesystem.
 func besidePidOne(file string) (string, error) {
 	inside, ok := strings.CutPrefix(file, "/proc/1/root/")
 	if !ok {
@@ -221,7 +223,8 @@ func besidePidOne(file string) (string, error) {
 	return "/" + inside, err
 }
 
-// lease takes a write lease on the file, for which no capability is needed (fcntl(2)), and says when somebody else wants it.
+// lease takes a write lease on the file, for which no capability is needed (fcntl(2)), and says
+// when somebody else wants it.
 func lease(file string) error {
 	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0) // never closed
 	if err != nil {
