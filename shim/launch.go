@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -56,9 +55,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 	l := &launch{s: s}
 	done := make(chan struct{})
 	var result error
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
+	s.threads.run(func() {
 		l.begin()
 		defer l.end()
 		result = l.call(what, fn)
@@ -66,7 +63,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 		if result != nil {
 			l.reap()
 		}
-	}()
+	})
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	var why error

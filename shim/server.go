@@ -56,6 +56,7 @@ type Server struct {
 	files     *filewatch.Watcher
 	oom       *oomWatch
 	slots     *slots
+	threads   launchThreads
 	clients   *clients
 	backlog   *backlog
 

@@ -5,6 +5,7 @@
 //	stop, kill        sends the signal to each process that appears in its pid namespace, as early as it can
 //	inotify           makes inotify instances and watches until there are none left for its user
 //	epoll             adds watches to epoll instances, as many as it has descriptors for
+//	orphan            has the kernel kill it when its parent ends (no attack: others' launches must not be its end)
 //	flood             writes newlines on stdout and stderr without end
 package main
 
@@ -17,6 +18,14 @@ import (
 	"syscall"
 	"time"
 )
+
+// askForDeath has the kernel kill this process when its parent's thread ends (prctl(2), PR_SET_PDEATHSIG).
+func askForDeath() {
+	if _, _, err := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0); err != 0 {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
 
 // await blocks until SIGUSR1.
 func await() {
@@ -40,7 +49,7 @@ func main() {
 	attacks := map[string]func() (step func()){
 		"stop":    func() func() { return hit(syscall.SIGSTOP) },
 		"kill":    func() func() { return hit(syscall.SIGKILL) },
-		"inotify": once(takeInotify), "epoll": once(takeEpoll), "flood": once(flood), "await": once(await),
+		"inotify": once(takeInotify), "epoll": once(takeEpoll), "flood": once(flood), "await": once(await), "orphan": once(askForDeath),
 	}
 	step := func() { time.Sleep(10 * time.Millisecond) }
 	for _, name := range os.Args[1:] {

@@ -1,0 +1,39 @@
+package shim
+
+import (
+	"runtime"
+	"sync"
+)
+
+// launchThreads are the threads that launches run on, one at a time each. They never end: a thread's end is its children's loss of
+// their parent, and the kernel then sends those which have asked for it a signal (PR_SET_PDEATHSIG of prctl(2)). Threads that
+// serve other routines end when libcontainer has used one for a mount namespace.
+type launchThreads struct {
+	mu   sync.Mutex
+	idle []chan func()
+}
+
+// run calls fn on a thread that nothing else runs on until fn returns.
+func (t *launchThreads) run(fn func()) {
+	t.mu.Lock()
+	var next chan func()
+	if n := len(t.idle); n > 0 {
+		next, t.idle = t.idle[n-1], t.idle[:n-1]
+	}
+	t.mu.Unlock()
+	if next == nil {
+		next = make(chan func(), 1)
+		go t.serve(next)
+	}
+	next <- fn
+}
+
+func (t *launchThreads) serve(work chan func()) {
+	runtime.LockOSThread() // for good
+	for fn := range work {
+		fn()
+		t.mu.Lock()
+		t.idle = append(t.idle, work)
+		t.mu.Unlock()
+	}
+}
