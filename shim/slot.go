@@ -37,11 +37,12 @@ func newSlots(n int) *slots {
 type slot struct {
 	slots *slots
 	pod   string
+	taken chan struct{} // the pod's
 	over  chan struct{} // closed by release
+	hint  *time.Timer
 
-	mu   sync.Mutex
-	held bool // one of the node's is
-	hint *time.Timer
+	mu            sync.Mutex
+	held, heldPod bool // one of the node's, one of the pod's
 }
 
 // acquire waits for a slot of the pod's and one of the node's. The node's is given back after slotHint.
@@ -60,7 +61,7 @@ func (s *slots) acquire(ctx context.Context, pod string) (*slot, error) {
 		s.leave(pod)
 		return nil, fmt.Errorf("too many launches at once on the node: %w (%w)", errdefs.ErrUnavailable, ctx.Err())
 	}
-	one := &slot{slots: s, pod: pod, over: make(chan struct{}), held: true}
+	one := &slot{slots: s, pod: pod, taken: p.taken, over: make(chan struct{}), held: true, heldPod: true}
 	one.hint = time.AfterFunc(slotHint, one.yield)
 	return one, nil
 }
@@ -93,26 +94,25 @@ func (o *slot) release(after <-chan struct{}) {
 	close(o.over)
 	o.yield()
 	if isOver(after) {
-		o.releasePod()
+		o.leave()
 		return
 	}
 	go func() {
 		<-after
-		o.releasePod()
+		o.leave()
 	}()
 }
 
-func (o *slot) releasePod() {
-	o.slots.mu.Lock()
-	<-o.slots.pods[o.pod].taken
-	o.slots.mu.Unlock()
+func (o *slot) leave() {
+	o.yieldPod()
 	o.slots.leave(o.pod)
 }
 
-// without runs what may take long and hardly needs a CPU without the node's slot, and waits for one again. A slot that is released
-// meanwhile is not waited for.
+// without runs what may take long, hardly needs a CPU and is not the pod's doing without the slots, and waits for them again. A slot
+// that is released meanwhile is not waited for.
 func (o *slot) without(run func()) {
 	o.yield()
+	o.yieldPod()
 	defer o.reacquire()
 	run()
 }
@@ -127,10 +127,28 @@ func (o *slot) yield() {
 	}
 }
 
+func (o *slot) yieldPod() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.heldPod {
+		<-o.taken
+		o.heldPod = false
+	}
+}
+
 func (o *slot) reacquire() {
+	select {
+	case o.taken <- struct{}{}:
+	case <-o.over:
+		return
+	}
+	o.mu.Lock()
+	o.heldPod = true
+	o.mu.Unlock()
 	select {
 	case o.slots.node <- struct{}{}:
 	case <-o.over:
+		o.yieldPod()
 		return
 	}
 	o.mu.Lock()
@@ -141,6 +159,7 @@ func (o *slot) reacquire() {
 	case <-o.over: // release may have come before held was true
 		o.hint.Stop()
 		o.yield()
+		o.yieldPod()
 	default:
 	}
 }
