@@ -15,7 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,18 +43,19 @@ func (t Tree) list() string {
 	return ""
 }
 
-// Pids gives the processes of the tree, seen from the caller's pid namespace; none when the cgroup is gone.
+// Pids gives the processes of the tree, seen from the caller's pid namespace; none when the cgroup is gone. ResourceExhausted: it has
+// more cgroups than anybody needs.
 func (t Tree) Pids() ([]int, error) {
 	root := t.list()
 	if root == "" {
 		return nil, nil
 	}
-	return pidsBelow(root)
+	return pidsBelow(context.Background(), root, maxListed)
 }
 
-func pidsBelow(root string) ([]int, error) {
+func pidsBelow(ctx context.Context, root string, most int) ([]int, error) {
 	var pids []int
-	err := walk(root, visitor{enter: func(dir *os.File) error {
+	err := walk(ctx, root, visitor{most: most, enter: func(dir *os.File) error {
 		b, err := readIn(dir, "cgroup.procs")
 		// ENODEV: removed since. EOPNOTSUPP: a threaded cgroup, its processes stand in its domain.
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -98,14 +98,14 @@ func (t Tree) Members() (names []string, processes bool, err error) {
 }
 
 // all gives the processes of every hierarchy: one that is just joining may be in some of them only.
-func (t Tree) all() ([]int, error) {
+func (t Tree) all(ctx context.Context) ([]int, error) {
 	var pids []int
 	var errs []error
 	for _, p := range t {
 		if p == "" {
 			continue
 		}
-		more, err := pidsBelow(p)
+		more, err := pidsBelow(ctx, p, 0)
 		pids = append(pids, more...)
 		errs = append(errs, err)
 	}
@@ -118,7 +118,7 @@ func (t Tree) Signal(s unix.Signal) error {
 	if err := t.check(); err != nil {
 		return err
 	}
-	pids, err := t.all()
+	pids, err := t.Pids()
 	if err != nil {
 		return err
 	}
@@ -130,106 +130,6 @@ func (t Tree) Signal(s unix.Signal) error {
 	return nil
 }
 
-// killPoll is how often a dying tree is looked at: v1 tells nobody when it is empty.
-const killPoll = 5 * time.Millisecond
-
-// check refuses a tree that contains the root of a hierarchy: to kill that would be to kill the host. Only a cgroup
-// that is not the root has a folder with cgroup.procs above it.
-func (t Tree) check() error {
-	for _, p := range t {
-		if p == "" {
-			continue
-		}
-		if _, err := os.Stat(p); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join(filepath.Dir(filepath.Clean(p)), "cgroup.procs")); err != nil {
-			return fmt.Errorf("cgroup %s is the root of its hierarchy, a container cannot own it: %w", p, errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
-}
-
-// Kill sends SIGKILL to all processes, forks included, and returns when the tree is empty or ctx ends. A frozen tree is
-// thawed, else nothing in it could die.
-func (t Tree) Kill(ctx context.Context) error {
-	if err := t.check(); err != nil {
-		return err
-	}
-	return t.killAllBut(ctx, 0)
-}
-
-// killV2 has the kernel kill a tree of cgroup v2 (Linux 5.14), forks in progress too; false: it cannot.
-func (t Tree) killV2() bool {
-	p, ok := t.v2()
-	return ok && os.WriteFile(filepath.Join(p, "cgroup.kill"), []byte("1"), 0) == nil
-}
-
-// KillBut is Kill for all processes but one, which may be what reaps the others.
-func (t Tree) KillBut(ctx context.Context, keep int) error {
-	if err := t.check(); err != nil {
-		return err
-	}
-	if pids, err := t.all(); err != nil || len(pids) == 0 || len(pids) == 1 && pids[0] == keep {
-		return err
-	}
-	if p, ok := t.v2(); ok { // what is frozen does not fork, and dies all the same
-		_ = os.WriteFile(filepath.Join(p, "cgroup.freeze"), []byte("1"), 0)
-		defer t.Thaw()
-	}
-	return t.killAllBut(ctx, keep)
-}
-
-func (t Tree) killAllBut(ctx context.Context, keep int) error {
-	for {
-		pids, err := t.all()
-		if err != nil {
-			return err
-		}
-		pids = slices.DeleteFunc(pids, func(pid int) bool { return pid == keep })
-		if len(pids) == 0 {
-			return nil
-		}
-		// By number only where it must be: the list of many processes is old when its end is come to.
-		if keep != 0 || !t.killV2() {
-			t.killPass(pids, keep)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d processes of cgroup %s do not die, the first is %d: %w", len(pids), t.list(), pids[0], ctx.Err())
-		case <-time.After(killPoll):
-		}
-	}
-}
-
-// killPass kills the listed processes but one. On v1 it freezes the tree meanwhile, so that nothing can fork away.
-func (t Tree) killPass(pids []int, keep int) {
-	if p := t["freezer"]; p != "" {
-		_ = os.WriteFile(filepath.Join(p, "freezer.state"), []byte("FROZEN"), 0)
-		if more, err := t.all(); err == nil {
-			pids = more
-		}
-	}
-	for _, pid := range pids {
-		if pid != keep {
-			_ = unix.Kill(pid, unix.SIGKILL)
-		}
-	}
-	if keep == 0 || t["freezer"] != "" {
-		t.Thaw()
-	}
-}
-
-// Thaw lets frozen processes go on; a tree that is not frozen or is gone is left alone.
-func (t Tree) Thaw() {
-	if p := t["freezer"]; p != "" {
-		_ = os.WriteFile(filepath.Join(p, "freezer.state"), []byte("THAWED"), 0)
-	}
-	if p, ok := t.v2(); ok {
-		_ = os.WriteFile(filepath.Join(p, "cgroup.freeze"), []byte("0"), 0)
-	}
-}
-
 // Remove removes the folders of an empty tree, in all hierarchies. What is gone already is no error; EBUSY, which the
 // kernel gives until the last zombie is reaped, is tried again until ctx ends.
 func (t Tree) Remove(ctx context.Context) error { return t.untilDone(ctx, removeOnce) }
@@ -237,7 +137,7 @@ func (t Tree) Remove(ctx context.Context) error { return t.untilDone(ctx, remove
 // Prune removes what is below an empty tree, as Remove does.
 func (t Tree) Prune(ctx context.Context) error { return t.untilDone(ctx, pruneOnce) }
 
-func (t Tree) untilDone(ctx context.Context, remove func(root string) error) error {
+func (t Tree) untilDone(ctx context.Context, remove func(ctx context.Context, root string) error) error {
 	var errs []error
 	for _, p := range t {
 		if p != "" {
@@ -247,9 +147,9 @@ func (t Tree) untilDone(ctx context.Context, remove func(root string) error) err
 	return errors.Join(errs...)
 }
 
-func removeBelow(ctx context.Context, root string, remove func(root string) error) error {
+func removeBelow(ctx context.Context, root string, remove func(ctx context.Context, root string) error) error {
 	for {
-		err := remove(root)
+		err := remove(ctx, root)
 		if err == nil {
 			return nil
 		}
@@ -262,8 +162,8 @@ func removeBelow(ctx context.Context, root string, remove func(root string) erro
 }
 
 // removeOnce removes the deepest folders first. It uses rmdir only: the files in a cgroup cannot be unlinked.
-func removeOnce(root string) error {
-	if err := pruneOnce(root); err != nil {
+func removeOnce(ctx context.Context, root string) error {
+	if err := pruneOnce(ctx, root); err != nil {
 		return err
 	}
 	if err := unix.Rmdir(root); err != nil && !errors.Is(err, unix.ENOENT) {
@@ -272,8 +172,8 @@ func removeOnce(root string) error {
 	return nil
 }
 
-func pruneOnce(root string) error {
-	err := walk(root, visitor{
+func pruneOnce(ctx context.Context, root string) error {
+	err := walk(ctx, root, visitor{
 		enter: func(*os.File) error { return nil },
 		leave: func(parent *os.File, name string) error {
 			if err := unix.Unlinkat(int(parent.Fd()), name, unix.AT_REMOVEDIR); err != nil && !errors.Is(err, unix.ENOENT) {

@@ -1,6 +1,7 @@
 package cgrouptree
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -20,14 +21,18 @@ func (t Tree) OOMKills() uint64 {
 		return 0
 	}
 	var sum uint64
-	_ = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			sum += keyed(filepath.Join(path, "memory.oom_control"))["oom_kill"]
+	_ = walk(context.Background(), root, visitor{most: maxCounted, enter: func(dir *os.File) error {
+		b, err := readIn(dir, "memory.oom_control")
+		if err == nil {
+			sum += keyedIn(b)["oom_kill"]
 		}
 		return nil
-	})
+	}})
 	return sum
 }
+
+// maxCounted bounds the cgroups that kills are counted in: this happens often, and on v1 a container of ours has two.
+const maxCounted = 1 << 10
 
 // SuspendOOMGroup makes the OOM killer take single processes of the tree until resume is called, where it takes all of it
 // together (memory.oom.group of cgroup v2).
@@ -84,6 +89,10 @@ func keyed(path string) map[string]uint64 {
 	if err != nil {
 		return nil
 	}
+	return keyedIn(b)
+}
+
+func keyedIn(b []byte) map[string]uint64 {
 	m := map[string]uint64{}
 	for line := range strings.Lines(string(b)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
