@@ -23,6 +23,7 @@ const (
 type Request struct {
 	Op   Op
 	Name string // of a lookup
+	Pid  int    // the thread that asks
 	N    int    // how many requests there were before, INIT not counted
 }
 
@@ -126,7 +127,7 @@ func (f *FS) Resume() {
 	}
 }
 
-// AwaitHang waits until somebody hangs in a request of that kind.
+// AwaitHang waits until somebody hangs in a request of that kind, or of any for Any.
 func (f *FS) AwaitHang(ctx context.Context, op Op) error {
 	f.mu.Lock()
 	hangs := f.hanging(op)
@@ -193,12 +194,14 @@ func (f *FS) decide(m message) {
 		return
 	}
 	f.mu.Lock()
-	verdict := f.judge(Request{Op: m.op, Name: m.name(), N: f.seen})
+	verdict := f.judge(Request{Op: m.op, Name: m.name(), Pid: int(m.pid), N: f.seen})
 	f.seen++
 	if verdict == Hang && m.answered() {
 		f.held = append(f.held, m)
-		if hangs := f.hanging(m.op); !isClosed(hangs) {
-			close(hangs)
+		for _, op := range []Op{m.op, Any} {
+			if hangs := f.hanging(op); !isClosed(hangs) {
+				close(hangs)
+			}
 		}
 	}
 	f.mu.Unlock()

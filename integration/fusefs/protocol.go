@@ -12,8 +12,9 @@ import (
 // Op is the kind of a request (include/uapi/linux/fuse.h).
 type Op uint32
 
-// The kinds that this file system knows.
+// The kinds that this file system knows; Any stands for all.
 const (
+	Any     Op = 0
 	Lookup  Op = 1
 	Getattr Op = 3
 	Open    Op = 14
@@ -51,6 +52,7 @@ type message struct {
 	op     Op
 	unique uint64
 	node   uint64
+	pid    uint32
 	body   []byte
 }
 
@@ -60,7 +62,7 @@ func parse(b []byte) (message, bool) {
 	}
 	n := binary.NativeEndian
 	return message{
-		op: Op(n.Uint32(b[4:])), unique: n.Uint64(b[8:]), node: n.Uint64(b[16:]), body: bytes.Clone(b[headerSize:]),
+		op: Op(n.Uint32(b[4:])), unique: n.Uint64(b[8:]), node: n.Uint64(b[16:]), pid: n.Uint32(b[32:]), body: bytes.Clone(b[headerSize:]),
 	}, true
 }
 
