@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,6 +43,8 @@ type launch struct {
 	tid   int      // of its thread; 0 before it begins and when it is over
 	since uint64   // when it began, in clock ticks since boot
 	made  *process // what it has made, once the shim waits for that
+
+	waitsFor atomic.Pointer[string] // a path that it looks at; nil: none that is somebody else's choice
 }
 
 // errContainerEnded ends launches into a container that has ended or is destroyed.
@@ -76,7 +79,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 		why = fmt.Errorf("%s took longer than %s: %w", what, limit, context.DeadlineExceeded)
 	}
 	if !l.killUntil(done, late) {
-		return done, fmt.Errorf("%w, and cannot be ended", why)
+		return done, l.blame(fmt.Errorf("%w, and cannot be ended", why))
 	}
 	if result == nil {
 		return done, nil

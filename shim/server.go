@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -61,6 +62,8 @@ type Server struct {
 	backlog   *backlog
 
 	idleLimit, lookEvery time.Duration // those of attend
+
+	reaching atomic.Int32 // launches that look at paths of somebody else's choice
 
 	mu         sync.Mutex
 	containers map[string]*container

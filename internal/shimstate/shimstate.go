@@ -34,6 +34,9 @@ func (d Dir) Log() string { return filepath.Join(string(d), "shim.log") }
 // Libcontainer is libcontainer's state folder.
 func (d Dir) Libcontainer() string { return filepath.Join(string(d), "libcontainer") }
 
+// Mounts is an empty folder. Beneath it the sources of a container's mounts are mounted, in a mount namespace of their own.
+func (d Dir) Mounts() string { return filepath.Join(string(d), "mounts") }
+
 // Containers holds a folder for each container.
 func (d Dir) Containers() string { return filepath.Join(string(d), "containers") }
 
@@ -44,7 +47,7 @@ func (d Dir) record(id string) string { return filepath.Join(d.Container(id), "r
 
 // Make makes the folders, mode 0700: they hold the FIFOs of containers.
 func (d Dir) Make() error {
-	for _, dir := range []string{string(d), d.Libcontainer(), d.Containers()} {
+	for _, dir := range []string{string(d), d.Libcontainer(), d.Containers(), d.Mounts()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("make the shim's state folder: %w", err)
 		}

@@ -1,0 +1,199 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"golang.org/x/sys/unix"
+)
+
+// maxReaching bounds how many launches may wait for file systems at once, with a thread each: Go's runtime ends a program at 10,000
+// threads. A pod alone cannot get there: one that waits keeps its pod's slot.
+const maxReaching = 2048
+
+// maxInterrupted bounds the calls that a file system interrupts again and again.
+const maxInterrupted = 100
+
+// reach runs fn, which makes system calls on a path of somebody else's choice: they take as long as the path's file system
+// does, which may be for ever. Where the launch is given up meanwhile, its error names the path.
+func (l *launch) reach(path string, fn func() error) error {
+	defer l.s.reaching.Add(-1)
+	if l.s.reaching.Add(1) > maxReaching {
+		return fmt.Errorf("cannot look at %s: %d launches wait for file systems that do not answer, end their pods: %w", path, maxReaching, errdefs.ErrResourceExhausted)
+	}
+	l.waitsFor.Store(&path)
+	defer l.waitsFor.Store(nil)
+	return fn()
+}
+
+// blame adds to the error of a launch that was given up what file system it waits for.
+func (l *launch) blame(err error) error {
+	if path := l.waitsFor.Load(); path != nil {
+		return fmt.Errorf("%w: the file system of %s does not answer", err, *path)
+	}
+	return err
+}
+
+// createObject makes libcontainer's object of the container, which looks at the root filesystem.
+func (c *container) createObject(l *launch, config *configs.Config) (lc *libcontainer.Container, err error) {
+	err = l.reach(config.Rootfs, func() error {
+		lc, err = libcontainer.Create(c.s.dir.Libcontainer(), c.id, config)
+		return err
+	})
+	return lc, err
+}
+
+// startInit starts the container's init with the sources of its bind mounts at hand. libcontainer would open those that are
+// idmapped, and those that the init cannot look at, in a routine of its own with a locked thread. Where the file system does
+// not answer, it gives up after a minute, and thread and routine stay for ever, even when the file system answers at last.
+// On the thread of a launch they are counted among the launches of the pod, and end when the file system answers or dies.
+// For libcontainer the sources are mounts in a folder of the shim's: opening those asks no file system.
+func (c *container) startInit(l *launch, config *configs.Config, lp *libcontainer.Process) error {
+	sources, err := openSources(l, config.Mounts)
+	if err != nil {
+		return err
+	}
+	defer sources.close()
+	leave, err := sources.attach(c.s.dir.Mounts())
+	if err != nil {
+		return err
+	}
+	given := config.Mounts
+	config.Mounts = sources.replaceIn(given)
+	defer func() { config.Mounts = given }()
+	err = startFirst(c.s.dir.Mounts(), c.lc, lp, leave)
+	return sources.name(errors.Join(err, leave()))
+}
+
+// mountSource is a detached copy of what is mounted at the source of a bind mount, idmapped where that is asked for.
+type mountSource struct {
+	mount *configs.Mount
+	tree  *os.File
+	isDir bool
+	path  string // where it is attached
+}
+
+type mountSources []*mountSource
+
+// openSources opens the sources of all bind mounts in order.
+func openSources(l *launch, mounts []*configs.Mount) (sources mountSources, err error) {
+	users := userNamespaces{}
+	defer users.close()
+	defer func() {
+		if err != nil {
+			sources.close()
+		}
+	}()
+	for _, m := range mounts {
+		if !m.IsBind() || m.Flags&unix.MS_REMOUNT != 0 {
+			continue
+		}
+		s := &mountSource{mount: m}
+		sources = append(sources, s)
+		if err := l.reach(m.Source, func() error { return s.open(users) }); err != nil {
+			return sources, fmt.Errorf("mount %q at %q: %w", m.Source, m.Destination, err)
+		}
+	}
+	return sources, nil
+}
+
+func (s *mountSource) open(users userNamespaces) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+	if s.mount.Flags&unix.MS_REC != 0 {
+		flags |= unix.AT_RECURSIVE
+	}
+	fd, err := openTree(s.mount.Source, flags)
+	if err != nil {
+		return &os.PathError{Op: "open_tree", Path: s.mount.Source, Err: err}
+	}
+	s.tree = os.NewFile(uintptr(fd), s.mount.Source)
+	// What it is must not be asked of the file system, which may refuse to tell.
+	dir, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	switch {
+	case err == nil:
+		_ = unix.Close(dir)
+		s.isDir = true
+	case !errors.Is(err, unix.ENOTDIR):
+		return &os.PathError{Op: "open", Path: s.mount.Source, Err: err}
+	}
+	return s.mapIDs(users)
+}
+
+func openTree(path string, flags uint) (fd int, err error) {
+	for range maxInterrupted {
+		if fd, err = unix.OpenTree(unix.AT_FDCWD, path, flags); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return fd, err
+}
+
+// mapIDs makes the mount idmapped. Mounts below it are only where the mount asks for that ("ridmap").
+func (s *mountSource) mapIDs(users userNamespaces) error {
+	m := s.mount.IDMapping
+	if m == nil {
+		return nil
+	}
+	user, err := users.of(m)
+	if err != nil {
+		return err
+	}
+	flags := uint(unix.AT_EMPTY_PATH)
+	if m.Recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	err = unix.MountSetattr(int(s.tree.Fd()), "", flags, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(user.Fd())})
+	if errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("failed to set MOUNT_ATTR_IDMAP on %s: %w (maybe the filesystem used doesn't support idmap mounts on this kernel?)", s.mount.Source, err)
+	}
+	if err != nil {
+		return fmt.Errorf("failed to set MOUNT_ATTR_IDMAP on %s: %w", s.mount.Source, err)
+	}
+	return nil
+}
+
+func (ss mountSources) close() {
+	for _, s := range ss {
+		_ = s.tree.Close() // nil is an error that does not matter
+	}
+}
+
+// replaceIn gives the mounts with what is attached for their sources.
+func (ss mountSources) replaceIn(mounts []*configs.Mount) []*configs.Mount {
+	replaced := make([]*configs.Mount, len(mounts))
+	for i, m := range mounts {
+		replaced[i] = m
+		if len(ss) > 0 && ss[0].mount == m {
+			plain := *m
+			plain.Source, plain.IDMapping = ss[0].path, nil
+			replaced[i], ss = &plain, ss[1:]
+		}
+	}
+	return replaced
+}
+
+// name gives an error of libcontainer's with the sources as they were asked for.
+func (ss mountSources) name(err error) error {
+	if err == nil {
+		return nil
+	}
+	var pairs []string
+	for _, s := range ss {
+		pairs = append(pairs, s.path, s.mount.Source)
+	}
+	return &namedError{text: strings.NewReplacer(pairs...).Replace(err.Error()), err: err}
+}
+
+type namedError struct {
+	text string
+	err  error
+}
+
+func (e *namedError) Error() string { return e.text }
+
+func (e *namedError) Unwrap() error { return e.err }
