@@ -193,14 +193,14 @@ func (c *container) launch(l *launch, config *configs.Config, spec *specs.Proces
 		return err
 	}
 	defer standIn.end()
-	if c.lc, err = libcontainer.Create(c.s.dir.Libcontainer(), c.id, config); err != nil {
+	if c.lc, err = c.createObject(l, config); err != nil {
 		return err
 	}
 	io, theirs, err := c.stdio(lp)
 	if err != nil {
 		return err
 	}
-	err = c.lc.Start(lp)
+	err = c.startInit(l, config, lp)
 	theirs.close()
 	if err == nil {
 		if tty, ok := io.(interface{ receive() error }); ok {

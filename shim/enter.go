@@ -24,7 +24,7 @@ func (c *container) enter(lp *libcontainer.Process) error {
 			return c.blame(err)
 		}
 	}
-	return c.blame(lc.Start(lp))
+	return c.blame(startFurther(c.s.dir.Mounts(), lc, lp))
 }
 
 // object returns libcontainer's object of the container. It must be called with op held.

@@ -83,7 +83,7 @@ func (p *prestartPlace) enter(ctx context.Context) (leave func(after <-chan stru
 
 func (p *prestartPlace) alive() context.Context { return p.c.alive }
 
-func (p *prestartPlace) launch(lp *libcontainer.Process) (*process, error) {
+func (p *prestartPlace) launch(_ *launch, lp *libcontainer.Process) (*process, error) {
 	there, err := p.c.tree.Pids()
 	if err != nil {
 		return nil, err
@@ -156,7 +156,7 @@ func (p *poststopPlace) enter(ctx context.Context) (leave func(after <-chan stru
 
 func (p *poststopPlace) alive() context.Context { return p.c.life }
 
-func (p *poststopPlace) launch(lp *libcontainer.Process) (_ *process, err error) {
+func (p *poststopPlace) launch(l *launch, lp *libcontainer.Process) (_ *process, err error) {
 	if p.err == nil {
 		p.err = p.c.prepare()
 	}
@@ -169,10 +169,10 @@ func (p *poststopPlace) launch(lp *libcontainer.Process) (_ *process, err error)
 		}
 	}()
 	lp.Init = true
-	if p.c.lc, err = libcontainer.Create(p.c.s.dir.Libcontainer(), p.c.id, p.config); err != nil {
+	if p.c.lc, err = p.c.createObject(l, p.config); err != nil {
 		return nil, err
 	}
-	if err := p.c.lc.Start(lp); err != nil {
+	if err := p.c.startInit(l, p.config, lp); err != nil {
 		return nil, err
 	}
 	made, err := adopt(lp, nil)

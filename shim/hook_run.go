@@ -30,7 +30,7 @@ type hookPlace interface {
 	// alive ends when nothing can be launched there any more.
 	alive() context.Context
 	// launch makes the process of the hook's launcher, begin lets it go on.
-	launch(lp *libcontainer.Process) (*process, error)
+	launch(l *launch, lp *libcontainer.Process) (*process, error)
 	begin() error
 	// tree is the cgroup of all that the hook starts.
 	tree() cgrouptree.Tree
@@ -126,7 +126,7 @@ func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, out
 			return err
 		}
 		lp.Stdout, lp.Stderr = output, output
-		if made, err = at.launch(lp); err != nil {
+		if made, err = at.launch(l, lp); err != nil {
 			return err
 		}
 		l.adopted(made)
