@@ -2,7 +2,6 @@ package shim
 
 import (
 	"fmt"
-	"reflect"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
@@ -75,11 +74,10 @@ func (lateJoiner) Path(string) string { return "" }
 // instruction: in a cgroup that root inside has frozen it waits for ever, and in one with little CPU time for seconds. That
 // would be the end, or a pause, for all containers of the node. libcontainer has no switch for it.
 func joinLate(lc *libcontainer.Container) error {
-	field := reflect.ValueOf(lc).Elem().FieldByName("cgroupManager")
-	if !field.IsValid() || field.Type() != reflect.TypeFor[cgroups.Manager]() {
-		return fmt.Errorf("this libcontainer keeps no cgroup manager where it is looked for: %w", errdefs.ErrNotImplemented)
+	manager, err := managerOf(lc)
+	if err != nil {
+		return err
 	}
-	manager := (*cgroups.Manager)(field.Addr().UnsafePointer())
 	*manager = lateJoiner{*manager}
 	return nil
 }
