@@ -182,11 +182,11 @@ func (ss mountSources) name(err error) error {
 	if err == nil {
 		return nil
 	}
-	var pairs []string
+	text := err.Error()
 	for _, s := range ss {
-		pairs = append(pairs, s.path, s.mount.Source)
+		text = strings.ReplaceAll(text, s.path, s.mount.Source)
 	}
-	return &namedError{text: strings.NewReplacer(pairs...).Replace(err.Error()), err: err}
+	return &namedError{text: text, err: err}
 }
 
 type namedError struct {
