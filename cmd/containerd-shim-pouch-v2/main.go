@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -41,16 +40,17 @@ func init() {
 }
 
 func main() {
-	state := flag.String("state", "/run/cri-pouch", "state folder of the node, on tmpfs")
-	verbose := flag.Bool("debug", false, "log every call")
-	showVersion := flag.Bool("version", false, "print the version and end")
-	flag.Parse()
-	if *showVersion {
+	a, err := parseArguments(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "containerd-shim-pouch-v2:", err)
+		os.Exit(2)
+	}
+	if a.version {
 		fmt.Println(version)
 		return
 	}
 	done := make(chan error, 1)
-	go func() { done <- serve(*state, *verbose) }()
+	go func() { done <- serve(a.state, a.debug) }()
 	if err := <-done; err != nil {
 		fmt.Fprintln(os.Stderr, "containerd-shim-pouch-v2:", err)
 		os.Exit(1)
