@@ -280,15 +280,14 @@ func TestMountWhoseFileSystemRefusesToBeLookedAt(t *testing.T) {
 	l := newLab(t)
 	dir := filepath.Join(l.state, "volume")
 	f := l.fuse(dir, fusefs.Options{})
-	lookups := 0
+	refused := false
 	f.When(func(r fusefs.Request) fusefs.Verdict {
 		switch {
 		case r.Op == fusefs.Getattr:
+			refused = true
 			return fusefs.Fail
-		case r.Op == fusefs.Lookup && lookups > 0:
+		case r.Op == fusefs.Lookup && refused:
 			return fusefs.Hang
-		case r.Op == fusefs.Lookup:
-			lookups++
 		}
 		return fusefs.Serve
 	})
