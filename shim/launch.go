@@ -44,6 +44,9 @@ type launch struct {
 	since uint64   // when it began, in clock ticks since boot
 	made  *process // what it has made, once the shim waits for that
 
+	// stranded says that its thread could not return to the host's mount namespace. The thread itself sets it.
+	stranded bool
+
 	waitsFor atomic.Pointer[string] // a path that it looks at; nil: none that is somebody else's choice
 }
 
@@ -58,7 +61,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 	l := &launch{s: s}
 	done := make(chan struct{})
 	var result error
-	s.threads.run(func() {
+	s.threads.run(func() bool {
 		l.begin()
 		defer l.end()
 		result = l.call(what, fn)
@@ -66,6 +69,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 		if result != nil {
 			l.reap()
 		}
+		return !l.stranded
 	})
 	timer := time.NewTimer(limit)
 	defer timer.Stop()

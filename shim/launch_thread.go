@@ -10,28 +10,30 @@ import (
 // serve other routines end when libcontainer has used one for a mount namespace.
 type launchThreads struct {
 	mu   sync.Mutex
-	idle []chan func()
+	idle []chan func() bool
 }
 
-// run calls fn on a thread that nothing else runs on until fn returns.
-func (t *launchThreads) run(fn func()) {
+// run calls fn on a thread that nothing else runs on until fn returns, and reports whether other launches can have it then.
+func (t *launchThreads) run(fn func() (fit bool)) {
 	t.mu.Lock()
-	var next chan func()
+	var next chan func() bool
 	if n := len(t.idle); n > 0 {
 		next, t.idle = t.idle[n-1], t.idle[:n-1]
 	}
 	t.mu.Unlock()
 	if next == nil {
-		next = make(chan func(), 1)
+		next = make(chan func() bool, 1)
 		go t.serve(next)
 	}
 	next <- fn
 }
 
-func (t *launchThreads) serve(work chan func()) {
+func (t *launchThreads) serve(work chan func() bool) {
 	runtime.LockOSThread() // for good
 	for fn := range work {
-		fn()
+		if !fn() {
+			return // and the thread ends
+		}
 		t.mu.Lock()
 		t.idle = append(t.idle, work)
 		t.mu.Unlock()

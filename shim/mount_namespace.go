@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -15,7 +14,8 @@ import (
 // attach makes a mount namespace, a copy of the host's, and mounts the sources there, below dir. The calling thread, one of a
 // launch, is in it until leave is called, and an init that is forked meanwhile begins with it. It ends by itself when
 // nobody is in it any more: nothing is ever mounted on the host, so that nothing has to be unmounted or can be left there,
-// whoever dies, and nobody who removes the shim's folder can get into what pods have mounted. leave can be repeated.
+// whoever dies, and nobody who removes the shim's folder can get into what pods have mounted. leave can be repeated; it is nil
+// where the thread has not left the host's namespace.
 func (ss mountSources) attach(dir string) (leave func() error, err error) {
 	if len(ss) == 0 {
 		return func() error { return nil }, nil
@@ -27,8 +27,6 @@ func (ss mountSources) attach(dir string) (leave func() error, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the mount namespace: %w", err)
 	}
-	// Never unlocked: the thread does not share its working directory with the others any more, and ends with its launch.
-	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		_ = host.Close()
 		return nil, fmt.Errorf("make a mount namespace: %w", err)
@@ -45,10 +43,7 @@ func (ss mountSources) attach(dir string) (leave func() error, err error) {
 		host = nil
 		return left
 	}
-	if err := ss.mount(dir); err != nil {
-		return nil, errors.Join(err, leave())
-	}
-	return leave, nil
+	return leave, ss.mount(dir)
 }
 
 // mount makes a place for each source below dir and moves it there. What was mounted from the same place elsewhere is told of mounts

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -59,20 +60,42 @@ func (c *container) startInit(l *launch, config *configs.Config, lp *libcontaine
 		return err
 	}
 	defer sources.close()
+	if sources.areLocal() { // the usual case: a mount namespace more would cost as much as the host has mounts
+		return startFirst(c.s.dir.Mounts(), c.lc, lp, func() error { return nil })
+	}
+	if err := sources.clone(); err != nil {
+		return err
+	}
 	leave, err := sources.attach(c.s.dir.Mounts())
+	if leave == nil {
+		return err
+	}
 	if err != nil {
+		l.stranded = leave() != nil
 		return err
 	}
 	given := config.Mounts
 	config.Mounts = sources.replaceIn(given)
 	defer func() { config.Mounts = given }()
 	err = startFirst(c.s.dir.Mounts(), c.lc, lp, leave)
-	return sources.name(errors.Join(err, leave()))
+	left := leave()
+	l.stranded = left != nil
+	return sources.name(errors.Join(err, left))
+}
+
+// localFilesystems are those that answer whoever attacks: everything is in this kernel and on disks of this machine.
+var localFilesystems = map[int64]bool{
+	unix.EXT4_SUPER_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.BTRFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true,
+	unix.TMPFS_MAGIC: true, unix.RAMFS_MAGIC: true, unix.OVERLAYFS_SUPER_MAGIC: true, unix.EROFS_SUPER_MAGIC_V1: true,
+	unix.SQUASHFS_MAGIC: true, unix.PROC_SUPER_MAGIC: true, unix.SYSFS_MAGIC: true, unix.CGROUP_SUPER_MAGIC: true,
+	unix.CGROUP2_SUPER_MAGIC: true, unix.DEVPTS_SUPER_MAGIC: true, unix.NSFS_MAGIC: true,
 }
 
 // mountSource is a detached copy of what is mounted at the source of a bind mount, idmapped where that is asked for.
 type mountSource struct {
 	mount *configs.Mount
+	place *os.File // where the source is, without a file being open
+	local bool     // it is on a local file system
 	tree  *os.File
 	isDir bool
 	path  string // where it is attached
@@ -82,8 +105,6 @@ type mountSources []*mountSource
 
 // openSources opens the sources of all bind mounts in order.
 func openSources(l *launch, mounts []*configs.Mount) (sources mountSources, err error) {
-	users := userNamespaces{}
-	defer users.close()
 	defer func() {
 		if err != nil {
 			sources.close()
@@ -95,19 +116,47 @@ func openSources(l *launch, mounts []*configs.Mount) (sources mountSources, err 
 		}
 		s := &mountSource{mount: m}
 		sources = append(sources, s)
-		if err := l.reach(m.Source, func() error { return s.open(users) }); err != nil {
+		if err := l.reach(m.Source, s.open); err != nil {
 			return sources, fmt.Errorf("mount %q at %q: %w", m.Source, m.Destination, err)
 		}
 	}
 	return sources, nil
 }
 
-func (s *mountSource) open(users userNamespaces) error {
-	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+func (ss mountSources) areLocal() bool {
+	return !slices.ContainsFunc(ss, func(s *mountSource) bool { return !s.local })
+}
+
+// clone makes the copies, which asks no file system.
+func (ss mountSources) clone() error {
+	users := userNamespaces{}
+	defer users.close()
+	for _, s := range ss {
+		if err := s.clone(users); err != nil {
+			return fmt.Errorf("mount %q at %q: %w", s.mount.Source, s.mount.Destination, err)
+		}
+	}
+	return nil
+}
+
+// open finds the source. One whose file system does not tell what it is counts as one that is not local.
+func (s *mountSource) open() error {
+	fd, err := openTree(unix.AT_FDCWD, s.mount.Source, unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return &os.PathError{Op: "open_tree", Path: s.mount.Source, Err: err}
+	}
+	s.place = os.NewFile(uintptr(fd), s.mount.Source)
+	var st unix.Statfs_t
+	s.local = unix.Fstatfs(fd, &st) == nil && localFilesystems[int64(st.Type)]
+	return nil
+}
+
+func (s *mountSource) clone(users userNamespaces) error {
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
 	if s.mount.Flags&unix.MS_REC != 0 {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err := openTree(s.mount.Source, flags)
+	fd, err := openTree(int(s.place.Fd()), "", flags)
 	if err != nil {
 		return &os.PathError{Op: "open_tree", Path: s.mount.Source, Err: err}
 	}
@@ -124,9 +173,9 @@ func (s *mountSource) open(users userNamespaces) error {
 	return s.mapIDs(users)
 }
 
-func openTree(path string, flags uint) (fd int, err error) {
+func openTree(dir int, path string, flags uint) (fd int, err error) {
 	for range maxInterrupted {
-		if fd, err = unix.OpenTree(unix.AT_FDCWD, path, flags); !errors.Is(err, unix.EINTR) {
+		if fd, err = unix.OpenTree(dir, path, flags); !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
@@ -159,7 +208,8 @@ func (s *mountSource) mapIDs(users userNamespaces) error {
 
 func (ss mountSources) close() {
 	for _, s := range ss {
-		_ = s.tree.Close() // nil is an error that does not matter
+		_ = s.place.Close() // nil is an error that does not matter
+		_ = s.tree.Close()
 	}
 }
 

@@ -55,6 +55,13 @@ func TestMountSourcesAreSeenByNobodyElse(t *testing.T) {
 			return
 		}
 		defer sources.close()
+		if !sources.areLocal() {
+			t.Error("the folder of tests is on no local file system")
+		}
+		if err := sources.clone(); err != nil {
+			t.Error(err)
+			return
+		}
 		leave, err := sources.attach(link)
 		if err != nil {
 			t.Error(err)
