@@ -129,11 +129,16 @@ func (s *Service) startFailed(ctx context.Context, c *container, cause error) er
 	c.mu.Unlock()
 	s.Log.WithField("container", c.id).WithError(err).Warn("a container that failed to start does not end yet")
 	s.chores.run("end container "+c.id+", whose start failed", 100*time.Millisecond, func(ctx context.Context) error {
-		if err := s.endFailedStart(ctx, c); err != nil {
-			return err
+		for {
+			err := s.endFailedStart(ctx, c)
+			if err == nil {
+				failed(ctx)
+				return nil
+			}
+			if pause(ctx, time.Second); ctx.Err() != nil { // nothing tells when the kernel lets go of it
+				return err
+			}
 		}
-		failed(ctx)
-		return nil
 	})
 	return prefixed(what, fmt.Errorf("%w; processes of it do not end yet, they may hang in the kernel (%v)", cause, err))
 }
