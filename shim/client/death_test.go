@@ -185,3 +185,60 @@ func TestAShimWhoseStateWasRemovedEndsAfterItsContainers(t *testing.T) {
 		t.Errorf("cgroups are left: %v", left)
 	}
 }
+
+// Containers whose processes do not die make nobody wait for the next shim longer than one of them does.
+func TestContainersThatDoNotDieAreEndedSideBySide(t *testing.T) {
+	l := newLab(t)
+	ice := filepath.Join("/sys/fs/cgroup/freezer", filepath.Base(l.state)+"-ice")
+	if _, err := os.Stat(filepath.Join(filepath.Dir(ice), "cgroup.procs")); err != nil {
+		t.Skip("needs the freezer of cgroup v1: elsewhere what is frozen dies")
+	}
+	if err := os.Mkdir(ice, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(ice, file), []byte(text), 0); err != nil {
+			t.Error(err)
+		}
+	}
+	var pids []int
+	for i := range 4 {
+		pids = append(pids, l.shell(fmt.Sprint("frozen", i), "sleep 1000"))
+	}
+	defer func() {
+		write("freezer.state", "THAWED")
+		for _, pid := range pids {
+			l.eventually("a frozen process is gone", func() bool { return !alive(pid) })
+		}
+		if err := os.Remove(ice); err != nil {
+			t.Error(err)
+		}
+		for _, id := range []string{"frozen0", "frozen1", "frozen2", "frozen3"} { // as the next sweep would
+			for _, dir := range l.leftCgroups(id) {
+				_ = unix.Rmdir(dir)
+			}
+		}
+	}()
+	write("freezer.state", "FROZEN")
+	for _, pid := range pids {
+		write("cgroup.procs", fmt.Sprint(pid))
+	}
+	first := l.client.Pid()
+	if err := unix.Kill(first, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("a new shim is there", func() bool { return l.client.Pid() != 0 && l.client.Pid() != first })
+	l.shell("other", "exit 3")
+	if exit := l.finish("other"); exit.Code != 3 {
+		t.Errorf("code %d", exit.Code)
+	}
+	l.hook.mu.Lock()
+	defer l.hook.mu.Unlock()
+	if slices.Contains(l.hook.entries, "cannot reach the shim, will try again") {
+		t.Error("they were waited for one after the other")
+	}
+	if !slices.Contains(l.hook.entries, "a container that its shim left cannot be ended") {
+		t.Error("all were ended")
+	}
+}

@@ -355,7 +355,7 @@ func (l *lab) text(id, stream string) string {
 // eventually waits for what has no event of its own.
 func (l *lab) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
 			l.t.Fatalf("timed out: %s", what)
 		}

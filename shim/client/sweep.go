@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
@@ -18,27 +19,36 @@ import (
 // sweepLimit bounds the end of one container.
 const sweepLimit = 10 * time.Second
 
+// sweepAtOnce is how many containers are ended side by side: one whose processes do not die must not make the others wait.
+const sweepAtOnce = 32
+
 // sweep ends the containers that a dead shim left and removes what it kept of them. The caller holds the shim's lock.
-// One that cannot be ended is logged and left for the next sweep: the others must not wait for it.
+// One that cannot be ended is logged and left for the next sweep.
 func (c *Client) sweep(ctx context.Context) error {
 	records, err := c.dir.Records()
 	if err != nil {
 		return err
 	}
+	var group errgroup.Group
+	group.SetLimit(sweepAtOnce)
 	for _, r := range records {
-		log := c.o.Log.WithField("container", r.ID)
 		if !r.Hook {
 			c.mu.Lock()
 			c.lost[r.ID] = true
 			c.mu.Unlock()
 		}
-		if err := c.end(ctx, r); err != nil {
-			log.WithError(err).Error("a container that its shim left cannot be ended")
-			continue
-		}
-		failpoint.Hit("shim.container-swept")
-		log.Warn("a container died with its shim")
+		group.Go(func() error {
+			log := c.o.Log.WithField("container", r.ID)
+			if err := c.end(ctx, r); err != nil {
+				log.WithError(err).Error("a container that its shim left cannot be ended")
+				return nil
+			}
+			failpoint.Hit("shim.container-swept")
+			log.Warn("a container died with its shim")
+			return nil
+		})
 	}
+	_ = group.Wait()
 	if err := os.Remove(c.dir.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the socket of the dead shim: %w", err)
 	}
