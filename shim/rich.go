@@ -230,9 +230,7 @@ func (r *rich) shutDown() {
 	defer late.Stop()
 	var look <-chan time.Time
 	if r.plan.KillWhenAlone {
-		t := time.NewTicker(alonePoll)
-		defer t.Stop()
-		look = t.C
+		look = time.After(alonePoll)
 	}
 	alone := 0
 	for waiting := true; waiting; {
@@ -246,12 +244,14 @@ func (r *rich) shutDown() {
 			pause *= 2
 			again.Reset(pause)
 		case <-look:
+			begun := time.Now()
 			alone++
 			// busybox sleeps for a second at a time before it looks at its signals.
 			if pids, err := r.c.tree.Pids(); err != nil || len(pids) > 1 || r.signalIn("ShdPnd") {
 				alone = 0
 			}
 			waiting = alone < aloneLooks
+			look = time.After(max(alonePoll, min(readRest*time.Since(begun), readRestMax))) // root inside can have very many of both
 		case <-late.C:
 			r.c.log.WithField("timeout", r.plan.ShutdownTimeout).Warn("the init has not shut down in time, it is killed")
 			waiting = false

@@ -77,10 +77,17 @@ func (c *container) handOver() error {
 		return nil
 	}
 	for _, hierarchy := range []string{"", "name=systemd"} {
-		if folder := c.tree[hierarchy]; folder != "" {
-			if err := c.hand(folder); err != nil {
+		folder := c.tree[hierarchy]
+		if folder == "" {
+			continue
+		}
+		if hierarchy == "" { // v1 has no such bounds
+			if err := bound(folder); err != nil {
 				return err
 			}
+		}
+		if err := c.hand(folder); err != nil {
+			return err
 		}
 	}
 	return nil
