@@ -72,7 +72,7 @@ func TestPipesEndUnderAWriter(t *testing.T) {
 	go func() { defer close(done); p.finish() }()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("finish did not return")
 	}
 }
@@ -84,7 +84,7 @@ func TestPipesDropWhatCannotBeWritten(t *testing.T) {
 	r, w := io.Pipe()
 	r.Close()
 	p.connect(strings.NewReader(""), w, nil)
-	_ = stdout.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	_ = stdout.SetWriteDeadline(time.Now().Add(time.Minute))
 	if _, err := stdout.Write(make([]byte, 1<<20)); err != nil {
 		t.Errorf("the process was stopped: %v", err)
 	}
@@ -108,7 +108,7 @@ func TestPipesDropStdinThatNobodyReads(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the client waits")
 	}
 	typing.Close()

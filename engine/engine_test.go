@@ -251,7 +251,7 @@ func TestRemovalsAreCollectedSoon(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.CollectSoon()
-	for end := time.Now().Add(5 * time.Second); len(snapshotDirs(t, root)) > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(snapshotDirs(t, root)) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not collected: %v", snapshotDirs(t, root))
 		}

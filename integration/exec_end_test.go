@@ -40,12 +40,12 @@ func endDuringExecs(t *testing.T, p *harness.Pod, name string) bool {
 	for range 2 {
 		clients.Go(func() {
 			for ctx.Err() == nil { // it fails once the container ends
-				_, _ = p.Node.Daemon.Runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}, Timeout: 5})
+				_, _ = p.Node.Daemon.Runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"true"}, Timeout: 60})
 			}
 		})
 	}
 	time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond) // at any step of them
-	limit, done := context.WithTimeout(context.Background(), harness.Patience(20*time.Second))
+	limit, done := context.WithTimeout(context.Background(), harness.Patience(harness.LongEnough))
 	_, err := p.Node.Daemon.Runtime.StopContainer(limit, &runtime.StopContainerRequest{ContainerId: c.ID})
 	done()
 	cancel()

@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"go.yaml.in/yaml/v3"
@@ -225,7 +224,7 @@ func TestTheExamplesOfTheHandbookWork(t *testing.T) {
 			if !strings.Contains(text, "[hook report] "+test.said) {
 				t.Errorf("the log is %q", text)
 			}
-			if r := hookResults(t, c); len(r) != 1 || r[0].Duration > harness.Patience(10*time.Second) {
+			if r := hookResults(t, c); len(r) != 1 || r[0].Duration > harness.Patience(harness.LongEnough) {
 				t.Errorf("results are %+v", r)
 			}
 			if got, want := metric(t, address, `cri_pouch_hook_failures_total{stage="poststop"}`), strconv.Itoa(failures+attempt+1); got != want {

@@ -19,7 +19,7 @@ import (
 func TestPoststopHooksThatAreLateForkOrPrintAGigabyte(t *testing.T) {
 	n := harness.Start(t)
 	dir := t.TempDir()
-	p := n.RunPod(t, hooks(t, poststopKey, harness.StubbornHook("slow", dir, "timeout", "1s"),
+	p := n.RunPod(t, hooks(t, poststopKey, harness.StubbornHook("slow", dir, "timeout", "4s"),
 		shell("forks", fmt.Sprintf("for i in 1 2 3; do setsid sh -c 'sleep 12345; :' daemon %s & (setsid sh -c 'sleep 12345; :' daemon %[1]s &); done; echo forked", dir), "timeout", "10s"),
 		shell("loud", harness.Gigabyte, "timeout", "45s")))
 	c := p.Run(t, "app", harness.Sh("exit 3"))
@@ -28,7 +28,7 @@ func TestPoststopHooksThatAreLateForkOrPrintAGigabyte(t *testing.T) {
 	if got, want := strings.Join(outcomes(r), ", "), "poststop slow timeout, poststop forks succeeded, poststop loud succeeded"; got != want {
 		t.Fatalf("%q: %+v", got, r)
 	}
-	if r[0].Output != "begun\n" || r[0].Duration < time.Second || r[1].Output != "forked\n" {
+	if r[0].Output != "begun\n" || r[0].Duration < 4*time.Second || r[1].Output != "forked\n" {
 		t.Errorf("results are %+v", r[:2])
 	}
 	if tail := r[2].Output; len(tail) > hookrun.OutputMax || !strings.HasSuffix(tail, "\nthe end\n") {
@@ -40,7 +40,7 @@ func TestPoststopHooksThatAreLateForkOrPrintAGigabyte(t *testing.T) {
 	if left := harness.Marked(t, dir); len(left) > 0 {
 		t.Errorf("processes of hooks go on: %v", left)
 	}
-	if s := c.Status(t); s.ExitCode != 3 || !strings.HasPrefix(s.Message, `poststop hook "slow" timed out after 1s: begun`) {
+	if s := c.Status(t); s.ExitCode != 3 || !strings.HasPrefix(s.Message, `poststop hook "slow" timed out after 4s: begun`) {
 		t.Errorf("the end is %v", s)
 	}
 }
@@ -50,7 +50,7 @@ func TestPoststopHooksThatAreLateForkOrPrintAGigabyte(t *testing.T) {
 func TestNobodyWaitsLongerThanAPoststopHooksTimeout(t *testing.T) {
 	n := harness.Start(t)
 	dir := t.TempDir()
-	p := n.RunPod(t, hooks(t, poststopKey, harness.StubbornHook("slow", dir, "timeout", "2s")))
+	p := n.RunPod(t, hooks(t, poststopKey, harness.StubbornHook("slow", dir, "timeout", "5s")))
 	first := p.Run(t, "app")
 	second := p.Create(t, "app", image(harness.Busybox, 1))
 	stopped := make(chan error, 1)
@@ -58,33 +58,28 @@ func TestNobodyWaitsLongerThanAPoststopHooksTimeout(t *testing.T) {
 		_, err := n.Daemon.Runtime.StopContainer(harness.Context(t), &runtime.StopContainerRequest{ContainerId: first.ID})
 		stopped <- err
 	}()
-	late := func(c *harness.Container, begin time.Time) {
+	late := func(c *harness.Container) {
 		t.Helper()
-		if took := time.Since(begin); took > harness.Patience(10*time.Second) {
-			t.Errorf("it took %s", took)
-		}
 		if left := harness.Marked(t, dir); len(left) > 0 {
 			t.Errorf("processes of the hook go on: %v", left)
 		}
-		if r := hookResults(t, c); len(r) != 1 || r[0].Outcome != hookrun.TimedOut || r[0].Output != "begun\n" {
-			t.Errorf("results are %+v", r)
+		if r := hookResults(t, c); len(r) != 1 || r[0].Outcome != hookrun.TimedOut || r[0].Output != "begun\n" || r[0].Duration != 5*time.Second || r[0].Message != "" {
+			t.Errorf("results are %+v, want one that its own timeout ended", r)
 		}
 	}
 	harness.Eventually(t, "the hook runs", func() bool { return len(harness.Marked(t, dir)) >= 7 })
-	begin := time.Now()
 	second.Start(t)
-	late(first, begin)
+	late(first)
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
-	if a, b := first.Status(t), second.Status(t); b.StartedAt < a.FinishedAt+int64(2*time.Second) || b.State != runtime.ContainerState_CONTAINER_RUNNING {
+	if a, b := first.Status(t), second.Status(t); b.StartedAt < a.FinishedAt+int64(5*time.Second) || b.State != runtime.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("the first ended at %d, the second began at %d and is %s", a.FinishedAt, b.StartedAt, b.State)
 	}
-	begin = time.Now()
 	if _, err := n.Daemon.Runtime.StopPodSandbox(harness.Context(t), &runtime.StopPodSandboxRequest{PodSandboxId: p.ID}); err != nil {
 		t.Error(err)
 	}
-	late(second, begin)
+	late(second)
 }
 
 // A container that has joined another one's pid namespace ends by itself, or with that one; its poststop hook runs in a

@@ -109,14 +109,14 @@ func TestAHookThatTakesTooLongIsKilledWithItsTree(t *testing.T) {
 	n := harness.Start(t)
 	dir := t.TempDir()
 	const stubborn = `trap "" TERM INT HUP; for i in 1 2 3; do (trap "" TERM; setsid sh -c 'trap "" TERM; while :; do echo >/witness/tick; sleep 0.05; done' &) & done; echo begun; while :; do sleep 0.1; done`
-	p := n.RunPod(t, hooks(t, prestartKey, shell("slow", stubborn, "timeout", "700ms")))
+	p := n.RunPod(t, hooks(t, prestartKey, shell("slow", stubborn, "timeout", "5s")))
 	c := p.Create(t, "app", witness(dir))
 	begin := time.Now()
-	wantCode(t, tryStart(t, c), codes.Aborted, `prestart hook "slow"`, "700ms", "begun")
-	if took := time.Since(begin); took > harness.Patience(5*time.Second) {
+	wantCode(t, tryStart(t, c), codes.Aborted, `prestart hook "slow"`, "5s", "begun")
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the start took %s", took)
 	}
-	if r := hookResults(t, c); len(r) != 1 || r[0].Outcome != hookrun.TimedOut || r[0].Duration < 700*time.Millisecond {
+	if r := hookResults(t, c); len(r) != 1 || r[0].Outcome != hookrun.TimedOut || r[0].Duration < 5*time.Second {
 		t.Errorf("results are %+v", r)
 	}
 	if err := os.Remove(filepath.Join(dir, "tick")); err != nil {
@@ -171,7 +171,7 @@ func TestOutputOfHooksInTheLog(t *testing.T) {
 func TestStoppingEndsAStartThatRunsHooks(t *testing.T) {
 	n := harness.Start(t)
 	for name, stop := range map[string]func(t *testing.T, c *harness.Container){
-		"the container is stopped": func(t *testing.T, c *harness.Container) { c.Stop(t, 30) },
+		"the container is stopped": func(t *testing.T, c *harness.Container) { c.Stop(t, 90) },
 		"the container is removed": func(t *testing.T, c *harness.Container) { c.Remove(t) },
 		"the pod is stopped": func(t *testing.T, c *harness.Container) {
 			if _, err := n.Daemon.Runtime.StopPodSandbox(harness.Context(t), &runtime.StopPodSandboxRequest{PodSandboxId: c.Pod.ID}); err != nil {
@@ -181,7 +181,7 @@ func TestStoppingEndsAStartThatRunsHooks(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			p := n.RunPod(t, hooks(t, prestartKey, shell("slow", "touch /witness/begun; sleep 60", "timeout", "80s", "onFailure", "ignore"), shell("next", "touch /witness/next", "timeout", "5s")),
+			p := n.RunPod(t, hooks(t, prestartKey, shell("slow", "touch /witness/begun; sleep 1000", "timeout", "80s", "onFailure", "ignore"), shell("next", "touch /witness/next", "timeout", "5s")),
 				hooks(t, poststopKey, shell("clean", "touch /witness/cleaned")))
 			c := p.Create(t, "app", witness(dir), harness.Sh("touch /witness/ran"))
 			failed := make(chan error, 1)
@@ -189,7 +189,7 @@ func TestStoppingEndsAStartThatRunsHooks(t *testing.T) {
 			harness.Eventually(t, "the hook runs", func() bool { _, err := os.Stat(filepath.Join(dir, "begun")); return err == nil })
 			begin := time.Now()
 			stop(t, c)
-			if took := time.Since(begin); took > harness.Patience(10*time.Second) {
+			if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 				t.Errorf("it took %s", took)
 			}
 			wantCode(t, <-failed, codes.Aborted, "stopped before its program ran")

@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -77,10 +79,19 @@ func TestRetryAfterAClientsTimeout(t *testing.T) {
 	n := harness.Start(t, harness.Failpoints(t))
 	n.Pull(t, harness.Busybox)
 	n.TerminateDaemon(t)
-	n.StartDaemon(t, "CRI_POUCH_FAILPOINTS=network.pinned=sleep:1500ms,container.prepared=sleep:1500ms")
+	dir := t.TempDir()
+	pinned, prepared := filepath.Join(dir, "pinned"), filepath.Join(dir, "prepared")
+	n.StartDaemon(t, "CRI_POUCH_FAILPOINTS=network.pinned=hold:"+pinned+",container.prepared=hold:"+prepared)
+	goOn := func(held string) { // when it has come so far
+		t.Helper()
+		harness.Eventually(t, "the work has come to "+filepath.Base(held), func() bool { _, err := os.Stat(held); return err == nil })
+		if err := os.Remove(held); err != nil {
+			t.Fatal(err)
+		}
+	}
 	config := n.PodConfig(t)
 	short := func(call func(ctx context.Context) error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if err := call(ctx); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("the impatient call gives %v", err)
@@ -95,6 +106,7 @@ func TestRetryAfterAClientsTimeout(t *testing.T) {
 	if got := listPods(t, n); len(got) != 0 {
 		t.Errorf("a sandbox that nobody was told of is listed: %v", got)
 	}
+	goOn(pinned)
 	p := n.RunPodConfig(t, config)
 	c := p.ContainerConfig("app")
 	create := func(ctx context.Context) error {
@@ -102,6 +114,7 @@ func TestRetryAfterAClientsTimeout(t *testing.T) {
 		return err
 	}
 	short(create)
+	goOn(prepared)
 	id, err := p.TryCreate(harness.Context(t), c)
 	if err != nil {
 		t.Fatal(err)

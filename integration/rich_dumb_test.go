@@ -83,7 +83,7 @@ func TestDumbInitIsPidOneOfTheRichContainerOnly(t *testing.T) {
 	if got := rich.Exec(t, "sh", "-c", "echo $HOSTNAME"); got != p.Config.Hostname+"\n" {
 		t.Errorf("exec after a restart prints %q", got)
 	}
-	rich.Stop(t, 10)
+	rich.Stop(t, 90)
 	if s := rich.Status(t); s.ExitCode != 143 {
 		t.Errorf("ended by SIGTERM with code %d", s.ExitCode)
 	}
@@ -155,7 +155,7 @@ sh -c 'trap "echo child; exit 0" TERM; echo ready; while :; do sleep 0.1; done' 
 trap 'echo parent; wait; exit 5' TERM
 while :; do sleep 0.1; done`), func(c *runtime.ContainerConfig) { c.Tty = true })
 	c.AwaitLog(t, "ready")
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 	text, code := c.Ended(t)
 	if code != 5 || !strings.Contains(text, "child") || !strings.Contains(text, "parent") || strings.Contains(text, "job control") {
 		t.Errorf("code %d, %q", code, text)

@@ -48,7 +48,7 @@ func converse(t *testing.T, address string) *conversation {
 	var conn net.Conn
 	harness.Eventually(t, "the pod listens at "+address, func() (ok bool) {
 		var err error
-		conn, err = net.DialTimeout("tcp", address, time.Second)
+		conn, err = net.DialTimeout("tcp", address, harness.LongEnough)
 		return err == nil
 	})
 	t.Cleanup(func() { conn.Close() })
@@ -57,7 +57,7 @@ func converse(t *testing.T, address string) *conversation {
 
 func (c *conversation) say(t *testing.T, text string) {
 	t.Helper()
-	if err := c.conn.SetDeadline(time.Now().Add(harness.Patience(10 * time.Second))); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(harness.Patience(harness.LongEnough))); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := fmt.Fprintln(c.conn, text); err != nil {

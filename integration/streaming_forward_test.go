@@ -100,7 +100,7 @@ func connect(t testing.TB, tunnel *remote.Tunnel, port uint16) (c *net.TCPConn, 
 		t.Fatal(err)
 	}
 	go func() { failed <- tunnel.Connect(local, port) }()
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience(50 * time.Second)))
+	_ = conn.SetDeadline(time.Now().Add(harness.Patience(2 * harness.LongEnough)))
 	return conn.(*net.TCPConn), failed
 }
 

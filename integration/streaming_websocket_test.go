@@ -39,7 +39,7 @@ func dialProtocol(t testing.TB, url, protocol string) *socket {
 		t.Fatalf("open the WebSocket: %v", err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(harness.Patience(50 * time.Second)))
+	_ = conn.SetDeadline(time.Now().Add(harness.Patience(2 * harness.LongEnough)))
 	return &socket{conn, map[byte]string{}}
 }
 

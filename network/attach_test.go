@@ -60,12 +60,12 @@ func answer(t *testing.T, ns Namespaces, port int, word string) {
 }
 
 func ask(address string) (string, error) {
-	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	c, err := net.DialTimeout("tcp", address, time.Minute)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return "", err
 	}
 	b, err := io.ReadAll(c)
@@ -304,7 +304,7 @@ func TestDetachNeedsNeitherNamespaceNorConfiguration(t *testing.T) {
 }
 
 func TestHangingPluginIsKilledWithItsChildren(t *testing.T) {
-	n := newNode(t, func(o *Options) { o.CNITimeout = 300 * time.Millisecond })
+	n := newNode(t, func(o *Options) { o.CNITimeout = 3 * time.Second })
 	// The child holds the plugin's streams open; the FIFO tells when it is gone.
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	must(t, exec.Command("mkfifo", fifo).Run())
@@ -322,7 +322,7 @@ func TestHangingPluginIsKilledWithItsChildren(t *testing.T) {
 		gone <- err
 	}()
 	_, err := n.Attach(t.Context(), pod)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "300ms") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "3s") {
 		t.Errorf("got %v, want a deadline of 300ms", err)
 	}
 	if err := <-gone; err != io.EOF {
@@ -380,7 +380,7 @@ func TestAttachesRunAtTheSameTimeWithinTheBound(t *testing.T) {
 		b, _ := os.ReadFile(filepath.Join(dir, "started"))
 		return strings.Count(string(b), "\n")
 	}
-	for deadline := time.Now().Add(10 * time.Second); started() < 3; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); started() < 3; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d ADDs run at the same time, want 3", started())
 		}

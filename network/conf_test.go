@@ -13,7 +13,7 @@ import (
 // settle waits until the folder was read and Ready is as wanted: nil for "", else an error with the text in it.
 func (n *node) settle(t *testing.T, says string) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		next := n.conf.next()
 		err := n.Ready()

@@ -341,7 +341,7 @@ func TestPinsAreMadeInParallelAndLeaveTheDaemonWhereItIs(t *testing.T) {
 		}
 	}
 	// A thread's end cannot be awaited; it comes right after that of its goroutine.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		stray := strayThread(t, before)
 		if stray == "" {
 			return

@@ -38,7 +38,7 @@ func TestReadingInterfacesLeavesNoThread(t *testing.T) {
 	}
 	wg.Wait()
 	// A thread that has run its last instruction is seen for a moment longer; Go keeps some for later work.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		after, foreign := threads()
 		if after < before+20 && len(foreign) == 0 {

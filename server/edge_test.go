@@ -412,7 +412,7 @@ func TestNotify(t *testing.T) {
 	next := func() string {
 		t.Helper()
 		b := make([]byte, 4096)
-		if err := l.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := l.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		n, err := l.Read(b)

@@ -14,7 +14,7 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-const soon = 20 * time.Second // a bound for what comes at once
+const soon = time.Minute // a bound for what comes at once
 
 // start gives a shim that looks often; ended gets what Serve gives.
 func start(t *testing.T, state string, idle time.Duration) (s *Server, ended <-chan error) {

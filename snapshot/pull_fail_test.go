@@ -148,7 +148,7 @@ func TestPullFailsClearly(t *testing.T) {
 // eventuallyEmpty waits until what a failed pull fetched has been let go.
 func (l *lab) eventuallyEmpty() {
 	l.t.Helper()
-	for end := time.Now().Add(10 * time.Second); l.leaseCount() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); l.leaseCount() > 0 && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	l.empty()
@@ -230,7 +230,7 @@ func TestSlowRegistryIsGivenUp(t *testing.T) {
 func TestSteadyButSlowRegistryIsNotGivenUp(t *testing.T) {
 	img := bigImage(t)
 	blob := layerDigest(t, img)
-	l := newLab(t, func(o *Options) { o.PullProgressTimeout = 300 * time.Millisecond })
+	l := newLab(t, func(o *Options) { o.PullProgressTimeout = 3 * time.Second })
 	r := newReg(t)
 	ref := r.push("app:1", img)
 	raw := blobBytes(t, img)
@@ -239,10 +239,10 @@ func TestSteadyButSlowRegistryIsNotGivenUp(t *testing.T) {
 			return false
 		}
 		w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
-		for part := range 10 { // one second in all
+		for part := range 10 { // four seconds in all
 			_, _ = w.Write(raw[part*len(raw)/10 : (part+1)*len(raw)/10])
 			w.(http.Flusher).Flush()
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(400 * time.Millisecond)
 		}
 		return true
 	})

@@ -76,7 +76,7 @@ func TestEqualPullsJoin(t *testing.T) {
 func TestAbandonedPullWaitsForARetryAndThenEnds(t *testing.T) {
 	img := bigImage(t)
 	for _, retry := range []bool{true, false} {
-		l := newLab(t, func(o *Options) { o.AbandonedPull = 150 * time.Millisecond })
+		l := newLab(t, func(o *Options) { o.AbandonedPull = 3 * time.Second })
 		r := newReg(t)
 		ref := r.push("app:1", img)
 		asked, open := r.gate(layerDigest(t, img))
@@ -86,7 +86,7 @@ func TestAbandonedPullWaitsForARetryAndThenEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		if retry {
-			time.AfterFunc(400*time.Millisecond, open) // longer than an abandoned pull lives
+			time.AfterFunc(4*time.Second, open) // longer than an abandoned pull lives
 			l.pull(ref)
 			if n := r.count("GET /v2/app/blobs/" + layerDigest(t, img)); n != 1 {
 				t.Errorf("the retry did not join: the layer was fetched %d times", n)

@@ -162,7 +162,7 @@ func run(t *testing.T, sp *specs.Spec, id string) (string, error) {
 		return "", err
 	}
 	var out bytes.Buffer
-	_ = r.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = r.SetReadDeadline(time.Now().Add(time.Minute))
 	_, readErr := io.Copy(&out, r)
 	if readErr != nil {
 		_ = c.Signal(unix.SIGKILL)

@@ -16,7 +16,7 @@ import (
 )
 
 // FollowLog waits until the container has logged a line that ok takes, and gives it. The log is followed by inotify, so
-// that the answer comes with the line. After limit the test fails with what was logged so far.
+// that the answer comes with the line. After LongEnough, or limit if that is longer, the test fails with what was logged so far.
 func (c *Container) FollowLog(t testing.TB, limit time.Duration, ok func(LogLine) bool) LogLine {
 	t.Helper()
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -27,7 +27,7 @@ func (c *Container) FollowLog(t testing.TB, limit time.Duration, ok func(LogLine
 	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(c.LogFile()), unix.IN_CREATE|unix.IN_MODIFY|unix.IN_MOVED_TO); err != nil {
 		t.Fatalf("watch the log of %s: %v", c.Config.Metadata.Name, err)
 	}
-	deadline := time.Now().Add(Patience(limit))
+	deadline := time.Now().Add(Patience(max(limit, LongEnough)))
 	for {
 		for _, l := range c.completeLines(t) {
 			if ok(l) {

@@ -114,7 +114,7 @@ func Programs(t testing.TB) (binary, plugins string) {
 // StartDaemon starts the daemon and waits until it is ready.
 func (n *Node) StartDaemon(t testing.TB, env ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience(30*time.Second))
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(2*time.Minute))
 	defer cancel()
 	if err := n.Daemon.Start(ctx, env...); err != nil {
 		t.Fatalf("start the daemon: %v", err)
@@ -190,6 +190,9 @@ func Top(t testing.TB) string {
 	}
 }
 
+// LongEnough is more than anything takes that is to come, on a machine that is busy with other things.
+const LongEnough = time.Minute
+
 // Patience stretches a limit by CRI_POUCH_TEST_SLOW, for machines that are emulated in software.
 func Patience(d time.Duration) time.Duration {
 	factor, err := strconv.Atoi(os.Getenv("CRI_POUCH_TEST_SLOW"))
@@ -199,10 +202,10 @@ func Patience(d time.Duration) time.Duration {
 	return d * time.Duration(factor)
 }
 
-// Context limits one step of a test to a minute.
+// Context limits one step of a test to two minutes.
 func Context(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), Patience(time.Minute))
+	ctx, cancel := context.WithTimeout(context.Background(), Patience(2*time.Minute))
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -210,7 +213,7 @@ func Context(t testing.TB) context.Context {
 // Eventually fails the test when ok does not become true in time. It is for states that no event announces.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(Patience(20 * time.Second))
+	deadline := time.Now().Add(Patience(LongEnough))
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("never came true: %s", what)

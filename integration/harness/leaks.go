@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -47,7 +46,7 @@ func (n *Node) takeLeaks(t testing.TB) *leak.Snapshot {
 			"snapshot's folder": n.entries("engine/overlayfs/snapshots"),
 			"volume of a pod":   n.entries("volumes"),
 		},
-		Settle: Patience(5 * time.Second),
+		Settle: Patience(LongEnough),
 	})
 }
 
@@ -159,7 +158,7 @@ func (n *Node) checkStore(t testing.TB) {
 		t.Errorf("the daemon's database: %v", err)
 		return
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: Patience(5 * time.Second)})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: Patience(LongEnough)})
 	if err != nil {
 		t.Errorf("open the daemon's database: %v", err)
 		return

@@ -231,7 +231,7 @@ func (c *Container) Ended(t testing.TB) (string, int32) {
 // Exec runs a command in the container and gives its stdout; another exit code than 0 fails the test.
 func (c *Container) Exec(t testing.TB, argv ...string) string {
 	t.Helper()
-	r, err := c.Pod.Node.Daemon.Runtime.ExecSync(Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: argv, Timeout: 30})
+	r, err := c.Pod.Node.Daemon.Runtime.ExecSync(Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: argv, Timeout: 90})
 	if err != nil {
 		t.Fatalf("ExecSync %q: %v", argv, err)
 	}

@@ -56,7 +56,7 @@ func (l *Lab) forgetBoot() error {
 	}
 	now := bytes.TrimSpace(b)
 	before := []byte(strings.Repeat("0", len(now)))
-	db, err := bolt.Open(filepath.Join(l.RootDir(), "engine/meta.db"), 0o600, &bolt.Options{Timeout: 10 * time.Second})
+	db, err := bolt.Open(filepath.Join(l.RootDir(), "engine/meta.db"), 0o600, &bolt.Options{Timeout: time.Minute})
 	if err != nil {
 		return fmt.Errorf("open the daemon's database: %w", err)
 	}

@@ -87,7 +87,7 @@ func theApplicationOfAnotherUser(t *testing.T, n *harness.Node, m machine, ref s
 	if got := c.Exec(t, "sh", "-c", `echo "$(id -u) $(id -g) $(id -G) $(pwd) $ODD"; grep CapEff /proc/self/status`); got != "1000 1000 1000 77 1500 /usr/local it's \"odd\" $x\nCapEff:\t0000000000000000\n" && got != "1000 1000 1000 77 /usr/local it's \"odd\" $x\nCapEff:\t0000000000000000\n" {
 		t.Errorf("exec has %q", got)
 	}
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 }
 
 func streamsStayApart(t *testing.T, n *harness.Node, m machine, ref string) {
@@ -120,7 +120,7 @@ func theExitCodeIsTheApplications(t *testing.T, n *harness.Node, m machine, ref 
 		"killed": {"kill=9", "Error", 137}, "terminated": {"kill=15", "Error", 143}, "out of memory": {"grow", "OOMKilled", 137},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := n.RunPod(t, pod(m.mode))
+			p := n.RunPod(t, pod(m.mode, "shutdown-timeout", "5m"))
 			c := p.Run(t, "app", probe(ref, "say=up", want.action), func(c *runtime.ContainerConfig) {
 				c.Linux.Resources.MemoryLimitInBytes, c.Linux.Resources.MemorySwapLimitInBytes = 256<<20, 256<<20
 			})
@@ -130,7 +130,7 @@ func theExitCodeIsTheApplications(t *testing.T, n *harness.Node, m machine, ref 
 			if s := c.Status(t); code != want.code || s.Reason != want.reason {
 				t.Errorf("code %d, reason %s, %s", code, s.Reason, s.Message)
 			}
-			if took := time.Since(begin); want.action != "grow" && took > harness.Patience(12*time.Second) {
+			if took := time.Since(begin); want.action != "grow" && took > harness.Patience(harness.LongEnough) {
 				t.Errorf("the container ended %s after its application", took)
 			}
 			if s := p.Status(t); s.State != runtime.PodSandboxState_SANDBOX_READY {
@@ -189,7 +189,7 @@ func restartsInside(t *testing.T, n *harness.Node, m machine, ref string) {
 	t.Run("a stop ends it for good", func(t *testing.T) {
 		c := n.RunPod(t, pod(m.mode, "restart", "always", "restart-interval", "50ms")).Run(t, "app", probe(ref, "wait", "exit=4"))
 		c.AwaitLine(t, boot, "waiting")
-		c.Stop(t, 20)
+		c.Stop(t, 90)
 		if text, code := c.Ended(t); code != 4 || strings.Count(text, "waiting") != 1 {
 			t.Errorf("code %d, log %q", code, text)
 		}
@@ -203,15 +203,15 @@ func theStopSignalIsTheApplications(t *testing.T, n *harness.Node, m machine, re
 		if asked != "" {
 			ref = push(t, n, m.image, strings.ToLower(strings.ReplaceAll(asked, "+", "-")), func(c *v1.ConfigFile) { c.Config.StopSignal = asked })
 		}
-		c := n.RunPod(t, pod(m.mode)).Run(t, "app", probe(ref, "wait", "sleep=300ms", "say=leaving", "exit=6"))
+		c := n.RunPod(t, pod(m.mode, "shutdown-timeout", "5m")).Run(t, "app", probe(ref, "wait", "sleep=300ms", "say=leaving", "exit=6"))
 		c.AwaitLine(t, boot, "waiting")
 		begin := time.Now()
-		c.Stop(t, 25)
+		c.Stop(t, 90)
 		text, code := c.Ended(t)
 		if code != 6 || !strings.Contains(text, "asked "+signal+"\nleaving\n") {
 			t.Errorf("STOPSIGNAL %q: code %d, log %q", asked, code, text)
 		}
-		if took := time.Since(begin); took > harness.Patience(12*time.Second) {
+		if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 			t.Errorf("STOPSIGNAL %q: the stop took %s", asked, took)
 		}
 	}
@@ -226,7 +226,7 @@ func theDeafAreKilled(t *testing.T, n *harness.Node, m machine, ref string) {
 	if _, code := c.Ended(t); code != 137 {
 		t.Errorf("code %d", code)
 	}
-	if took := time.Since(begin); took > harness.Patience(6*time.Second) {
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the stop took %s", took)
 	}
 	if left, err := n.Processes(); err != nil || len(left) > 0 {

@@ -30,7 +30,7 @@ func clientsAttachToTheApplication(t *testing.T, n *harness.Node, m machine, ref
 	}
 	second.Leave()
 	second.End(t)
-	c.Stop(t, 10)
+	c.Stop(t, 90)
 	text, _ := c.Ended(t)
 	for _, line := range []string{"got one\n", "then two\n", "rest\n"} {
 		if !strings.Contains(text, line) || len(text) != len("got one\nthen two\nrest\n") {

@@ -1,13 +1,13 @@
 package rich
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -49,10 +49,10 @@ func TestAFrozenContainerHoldsNobodyUp(t *testing.T) {
 	other := n.RunPod(t).Run(t, "other", harness.Command("sleep", "1000"))
 	c := n.RunPod(t, pod("systemd", "shutdown-timeout", "2s")).Run(t, "app", probe(push(t, n, "systemd", "frozen", nil), "wait", "exit=2"))
 	c.AwaitLine(t, boot, "waiting")
-	run := func(timeout int64, script string) {
-		_, _ = n.Daemon.Runtime.ExecSync(harness.Context(t), &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sh", "-c", script}, Timeout: timeout})
+	run := func(ctx context.Context, timeout int64, script string) {
+		_, _ = n.Daemon.Runtime.ExecSync(ctx, &runtime.ExecSyncRequest{ContainerId: c.ID, Cmd: []string{"sh", "-c", script}, Timeout: timeout})
 	}
-	run(20, "setsid sh -c '"+freeze+"' >/dev/null 2>&1 &")
+	run(harness.Context(t), 20, "setsid sh -c '"+freeze+"' >/dev/null 2>&1 &")
 	harness.Eventually(t, "root inside has frozen the container", func() bool {
 		dirs, err := n.Cgroups()
 		return err == nil && slices.ContainsFunc(dirs, func(dir string) bool {
@@ -60,19 +60,18 @@ func TestAFrozenContainerHoldsNobodyUp(t *testing.T) {
 			return err == nil && filepath.Base(dir) == "inner" && strings.TrimSpace(string(b)) == "1"
 		})
 	})
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	var all sync.WaitGroup
-	for range 12 {
-		all.Go(func() { run(5, "true") })
+	for range 12 { // they hang for longer than the others have
+		all.Go(func() { run(ctx, int64(2*harness.Patience(harness.LongEnough).Seconds()), "true") })
 	}
 	for range 10 {
-		begun := time.Now()
 		if out := other.Exec(t, "echo", "fine"); out != "fine\n" {
 			t.Errorf("the other container says %q", out)
 		}
-		if took := time.Since(begun); took > harness.Patience(4*time.Second) {
-			t.Errorf("an exec in another container took %s", took)
-		}
 	}
+	cancel()
 	all.Wait()
 	c.Stop(t, 1)
 	c.Remove(t)

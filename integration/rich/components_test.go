@@ -86,7 +86,7 @@ func TestComponentsOfTheAdministrator(t *testing.T) {
 						t.Errorf("there is a file %s", file)
 					}
 				}
-				c.Stop(t, 20)
+				c.Stop(t, 90)
 			})
 			t.Run("a failure ends nothing", func(t *testing.T) {
 				c, dir := run(t, pod(m.mode, "components", "weak"))
@@ -95,7 +95,7 @@ func TestComponentsOfTheAdministrator(t *testing.T) {
 				if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
 					t.Errorf("the container is %s", s.State)
 				}
-				c.Stop(t, 20)
+				c.Stop(t, 90)
 				if s := c.Status(t); s.ExitCode != 0 {
 					t.Errorf("code %d, %s", s.ExitCode, s.Message)
 				}
@@ -111,7 +111,7 @@ func TestComponentsOfTheAdministrator(t *testing.T) {
 			t.Run("a compulsory one runs unasked", func(t *testing.T) {
 				c, dir := run(t, func(c *runtime.PodSandboxConfig) { c.Metadata.Namespace = "guarded" })
 				await(t, filepath.Join(dir, "forced"))
-				c.Stop(t, 20)
+				c.Stop(t, 90)
 			})
 			t.Run("one that is not registered is an error", func(t *testing.T) {
 				p := n.RunPod(t, pod(m.mode, "components", "agent,absent"))

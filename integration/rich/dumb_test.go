@@ -34,7 +34,7 @@ func TestSmallInits(t *testing.T) {
 				if got := strings.Split(c.Exec(t, "cat", "/proc/1/cmdline"), "\x00")[0]; got != s.path {
 					t.Errorf("pid 1 is %q", got)
 				}
-				c.Stop(t, 10)
+				c.Stop(t, 90)
 				if s := c.Status(t); s.ExitCode != 143 {
 					t.Errorf("code %d", s.ExitCode)
 				}
@@ -61,11 +61,11 @@ func TestSmallInits(t *testing.T) {
 				// A child in a process group of its own, which a signal for one group never reaches. Without a terminal the shell
 				// makes no groups.
 				c := p.Run(t, "session", image(ref, "sh", "-c", `set -m
-sh -c 'trap "echo child; exit 0" TERM; echo ready; while :; do sleep 0.1; done' &
 trap 'echo parent; sleep 1; exit 5' TERM
+sh -c 'trap "echo child; exit 0" TERM; echo ready; while :; do sleep 0.1; done' &
 while :; do sleep 0.1; done`), func(c *runtime.ContainerConfig) { c.Tty = true })
 				c.AwaitLog(t, "ready")
-				c.Stop(t, 20)
+				c.Stop(t, 90)
 				if text, code := c.Ended(t); code != 5 || !strings.Contains(text, "parent") || strings.Contains(text, "child") != s.groups {
 					t.Errorf("code %d, %q", code, text)
 				}
@@ -84,7 +84,7 @@ while :; do sleep 0.1; done`), func(c *runtime.ContainerConfig) { c.Tty = true }
 					code, _ := exec(t, c, "sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null | grep -q ') Z '")
 					return code == 1
 				})
-				c.Stop(t, 10)
+				c.Stop(t, 90)
 			})
 			t.Run("the deaf are killed", func(t *testing.T) {
 				c := p.Run(t, "deaf", image(ref, "sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done"))

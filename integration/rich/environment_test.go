@@ -44,7 +44,7 @@ func TestCronJobsHaveExactValuesOrNone(t *testing.T) {
 					t.Errorf("the job has %.100q", job[i])
 				}
 			}
-			c.Stop(t, 20)
+			c.Stop(t, 90)
 		})
 	}
 }

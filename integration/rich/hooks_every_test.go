@@ -105,7 +105,7 @@ func hooksRunOneAfterTheOther(t *testing.T, n *hookNode, m hookMachine, ref stri
 			harness.ShellHook("loud", harness.Gigabyte, "timeout", "75s")),
 		harness.Hooks(t, hookrun.Poststop,
 			harness.ShellHook("failing", "echo failing >>/witness/story; echo why >&2; exit 4", "timeout", "5s"),
-			harness.StubbornHook("slow", dir, "timeout", "1s"),
+			harness.StubbornHook("slow", dir, "timeout", "5s"),
 			harness.ShellHook("last", "echo last; echo last >>/witness/story", "log", true, "timeout", "20s")))
 	c := p.Run(t, "app", probe(ref, "say=up", "exit=5"), witnessed(dir))
 	c.Ended(t)
@@ -120,7 +120,7 @@ func hooksRunOneAfterTheOther(t *testing.T, n *hookNode, m hookMachine, ref stri
 	if s.ExitCode != 5 || s.Reason != "Error" {
 		t.Errorf("the end is %v", s)
 	}
-	for _, part := range []string{`prestart hook "ignored" failed with exit code 3`, `poststop hook "failing" failed with exit code 4: why`, `poststop hook "slow" timed out after 1s: begun`} {
+	for _, part := range []string{`prestart hook "ignored" failed with exit code 3`, `poststop hook "failing" failed with exit code 4: why`, `poststop hook "slow" timed out after 5s: begun`} {
 		if !strings.Contains(s.Message, part) {
 			t.Errorf("the message is %q, without %q", s.Message, part)
 		}
@@ -143,13 +143,13 @@ func theFirstFailureThatCountsEndsTheStart(t *testing.T, n *hookNode, m hookMach
 	p := n.RunPod(t, pod(m.mode),
 		harness.Hooks(t, hookrun.Prestart,
 			harness.ShellHook("ignored", "exit 3", "onFailure", "ignore"),
-			harness.StubbornHook("slow", dir, "timeout", "1s"),
+			harness.StubbornHook("slow", dir, "timeout", "5s"),
 			harness.ShellHook("never", "touch /witness/never")),
 		harness.Hooks(t, hookrun.Poststop, harness.ShellHook("clean", "touch /witness/cleaned")))
 	c := p.Create(t, "app", probe(ref, "mark=/witness/ran"), witnessed(dir))
 	begin := time.Now()
-	failed(t, tryStart(t, c), codes.Aborted, `prestart hook "slow" timed out after 1s: begun`)
-	if took := time.Since(begin); took > harness.Patience(8*time.Second) {
+	failed(t, tryStart(t, c), codes.Aborted, `prestart hook "slow" timed out after 5s: begun`)
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the start took %s", took)
 	}
 	if left := harness.Marked(t, dir); len(left) > 0 {
@@ -227,7 +227,7 @@ func moreThanTheContainerHasIsGranted(t *testing.T, n *hookNode, m hookMachine, 
 	if code, out := exec(t, c, "busybox", "ip", "route", "del", "192.0.2.0/24"); code == 0 {
 		t.Errorf("the application can change routes itself: %s", out)
 	}
-	c.Stop(t, 25)
+	c.Stop(t, 90)
 	for _, r := range wantOutcomes(t, c.Told(t).Hooks, "prestart route succeeded", "poststop route succeeded") {
 		if r.Output != "0\n" {
 			t.Errorf("the %s hook says %q", r.Stage, r.Output)
@@ -260,7 +260,7 @@ func aStopEndsPrestartHooks(t *testing.T, n *hookNode, m hookMachine, ref string
 			if err := stop(harness.Context(t), c); err != nil {
 				t.Error(err)
 			}
-			if took := time.Since(begin); took > harness.Patience(10*time.Second) {
+			if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 				t.Errorf("it took %s", took)
 			}
 			failed(t, <-answer, codes.Aborted, "stopped before its program ran")

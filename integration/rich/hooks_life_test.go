@@ -94,7 +94,7 @@ func TestHooksAroundEveryEnd(t *testing.T) {
 			"its end":       {[]string{"exit=7"}, nil, "7  Error 2"},
 			"a signal":      {[]string{"kill=9"}, nil, "137 9 Error 2"},
 			"out of memory": {[]string{"grow"}, nil, "137 9 OOMKilled 2"},
-			"a stop":        {[]string{"wait", "exit=3"}, func(c *harness.Container) { c.Stop(t, 25) }, "3  Error 2"},
+			"a stop":        {[]string{"wait", "exit=3"}, func(c *harness.Container) { c.Stop(t, 90) }, "3  Error 2"},
 			"a kill":        {[]string{"wait", "exit=3"}, func(c *harness.Container) { c.Stop(t, 0) }, "137 9 Killed 2"},
 		} {
 			t.Run(name, func(t *testing.T) { hooksAroundOneEnd(t, n, m, ref, test.actions, test.end, test.want) })
@@ -210,7 +210,7 @@ func TestAFailingPrestartHookKeepsTheInitFromRunning(t *testing.T) {
 		}
 		next := p.Run(t, "app", probe(ref, "mark=/witness/order", "say=up", "wait", "exit=4"), witnessed(dir), attempt(1, "a"))
 		next.AwaitLine(t, boot, "waiting")
-		next.Stop(t, 25)
+		next.Stop(t, 90)
 		if _, code := next.Ended(t); code != 4 {
 			t.Errorf("code %d", code)
 		}

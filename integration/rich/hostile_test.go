@@ -125,7 +125,7 @@ func runHostile(t *testing.T, n *harness.Node, b *bait, mode, ref string, want f
 		c.ID = id
 		_, err = n.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: id})
 	}
-	if took := time.Since(begin); took > harness.Patience(15*time.Second) {
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the answer took %s", took)
 	}
 	switch {
@@ -163,7 +163,7 @@ func comesTo(t *testing.T, c *harness.Container, want fate) {
 	if want.stopped {
 		begin := time.Now()
 		c.Stop(t, 3)
-		if took := time.Since(begin); took > harness.Patience(12*time.Second) {
+		if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 			t.Errorf("the stop took %s", took)
 		}
 	}

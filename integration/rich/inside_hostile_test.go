@@ -49,7 +49,7 @@ func TestSystemctlIsNotTrusted(t *testing.T) {
 			c.AwaitLine(t, boot, "waiting")
 			begin := time.Now()
 			resp := inside(t, c)
-			if took := time.Since(begin); took > harness.Patience(25*time.Second) {
+			if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 				t.Errorf("the answer took %s", took)
 			}
 			if tc.problem == "" && resp.Problem != "" || !strings.Contains(resp.Problem, tc.problem) || strings.ContainsFunc(resp.Problem, func(r rune) bool { return r < ' ' || r > '~' }) {
@@ -68,7 +68,7 @@ func TestSystemctlIsNotTrusted(t *testing.T) {
 			if (code == 0) != (tc.problem == "") || strings.Contains(out+errs, "\x1b") || !strings.Contains(out, "pouch-app.service") {
 				t.Errorf("code %d, %s\n%s", code, errs, out)
 			}
-			c.Stop(t, 10)
+			c.Stop(t, 90)
 			if s := c.Status(t); s.ExitCode != 0 {
 				t.Errorf("code %d, %s", s.ExitCode, s.Message)
 			}
@@ -100,7 +100,7 @@ func TestWhatIsToldOfTheInsideIsText(t *testing.T) {
 	if a := inside(t, c).Application; a.State != "failed" || a.Message != "step execve: no such file or directory" || a.Pid != 0 {
 		t.Errorf("the application is %v", a)
 	}
-	c.Stop(t, 10)
+	c.Stop(t, 90)
 }
 
 func TestMoreProcessesThanAnybodyReads(t *testing.T) {
@@ -115,7 +115,7 @@ func TestMoreProcessesThanAnybodyReads(t *testing.T) {
 	if code, _, errs := command(t, n, "ps", "--units", c.ID); code != 0 || !strings.Contains(errs, "more processes are not listed") {
 		t.Errorf("code %d, %s", code, errs)
 	}
-	c.Stop(t, 10)
+	c.Stop(t, 90)
 }
 
 func TestTheInsideOfWhatDoesNotRun(t *testing.T) {
@@ -144,7 +144,7 @@ func TestTheInsideOfWhatDoesNotRun(t *testing.T) {
 	if resp := inside(t, c); !resp.Running || resp.Application.State != "running" || len(resp.Processes) < 3 {
 		t.Errorf("after the daemon's death: %v", resp)
 	}
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 	// As after a boot of the node: what stood on tmpfs is gone.
 	err := errors.Join(pouchinit.Unseal(bundle(n, c)), mountpoint.Clear(filepath.Join(bundle(n, c), richrun.Dir)))
 	if err == nil {
@@ -184,7 +184,7 @@ func TestWhatTheInitPrints(t *testing.T) {
 			if strings.Contains(c.LogText(t), "to the console") {
 				t.Error("it is in the container's log too")
 			}
-			c.Stop(t, 20)
+			c.Stop(t, 90)
 			_, out, _ := command(t, n, "logs", "--init", c.ID)
 			if !strings.Contains(out, "to the console") {
 				t.Errorf("after the end:\n%s", out)
@@ -201,7 +201,7 @@ func TestWhatTheInitPrints(t *testing.T) {
 				_, out, _ := command(t, n, "logs", "--init", tty.ID)
 				return strings.Contains(out, "lab: to the console\n") && !strings.Contains(out, "of the application")
 			})
-			tty.Stop(t, 20)
+			tty.Stop(t, 90)
 		})
 	}
 }
@@ -236,7 +236,7 @@ func TestWhatTheInitPrintsIsBounded(t *testing.T) {
 			t.Fatalf("line %d is %q", first+i, line)
 		}
 	}
-	c.Stop(t, 10)
+	c.Stop(t, 90)
 }
 
 func TestInitsThatHaveNoLogOfTheirOwn(t *testing.T) {

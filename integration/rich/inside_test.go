@@ -96,7 +96,7 @@ func TestTheServicesOfEverySystemd(t *testing.T) {
 				})
 			})
 			t.Run("are remembered", func(t *testing.T) {
-				c.Stop(t, 20)
+				c.Stop(t, 90)
 				c.Ended(t)
 				resp := inside(t, c)
 				if resp.Running || resp.Problem != "" || len(resp.Processes) > 0 || unit(resp, "cron.service").Name != "" {
@@ -208,7 +208,7 @@ func TestTheProcessesBelowOtherInits(t *testing.T) {
 					if code, out, errs := command(t, n, "ps", "--units", c.ID); code != 0 || errs != "" || !strings.Contains(out, "component log-agent") || !strings.Contains(out, "\n\nPID ") {
 						t.Errorf("code %d, %s\n%s", code, errs, out)
 					}
-					c.Stop(t, 20)
+					c.Stop(t, 90)
 					resp := inside(t, c)
 					if a := resp.Application; resp.Running || len(resp.Processes) > 0 || a.State != "exited" || a.GetExitCode() != 6 || a.Restarts != 1 {
 						t.Errorf("after its end: %v", resp)
@@ -261,7 +261,7 @@ func TestTheProcessesOfDumbInitMode(t *testing.T) {
 	if resp.Mode != "dumb-init" || resp.Application != nil || len(resp.Units) > 0 || len(resp.Processes) < 2 || resp.Processes[0].Pid != 1 || !strings.Contains(resp.Processes[0].Command, "dumb-init") {
 		t.Errorf("%v", resp)
 	}
-	c.Stop(t, 10)
+	c.Stop(t, 90)
 	_, err := n.Daemon.Pouch.Units(harness.Context(t), &pouchv1.UnitsRequest{ContainerId: c.ID})
 	failed(t, err, codes.FailedPrecondition, "not running", "dumb-init")
 }

@@ -29,7 +29,7 @@ func TestTwentyCyclesLeakNothing(t *testing.T) {
 				starts = append(starts, time.Since(begin))
 				begin = time.Now()
 				if i%2 == 0 {
-					c.Stop(t, 25)
+					c.Stop(t, 90)
 				} else {
 					c.Exec(t, "sh", "-c", "kill -USR1 $(pidof probe)")
 				}

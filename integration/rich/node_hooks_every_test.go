@@ -99,7 +99,7 @@ func theNodesHooksSeeTheContainer(t *testing.T, n *hookNode, m hookMachine, ref 
 			t.Errorf("annotation %s is %q, want %q", key, got, want)
 		}
 	}
-	c.Stop(t, 25)
+	c.Stop(t, 90)
 	if _, code := c.Ended(t); code != 5 {
 		t.Errorf("code %d", code)
 	}
@@ -117,7 +117,7 @@ func theNodesHooksFailOrAreLate(t *testing.T, n *hookNode, m hookMachine, ref st
 			c := n.RunPod(t, pod(m.mode), choosing(which)).Create(t, "app", probe(ref, "say=up", "wait"))
 			begin := time.Now()
 			err := tryStart(t, c)
-			if took := time.Since(begin); took > harness.Patience(8*time.Second) {
+			if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 				t.Errorf("the answer took %s", took)
 			}
 			for _, part := range append(parts, string(stage), which+"-"+string(stage)+".json") {

@@ -44,7 +44,7 @@ func TestNodeHooksInEveryMode(t *testing.T) {
 			if got := c.Exec(t, "cat", "/seen"); !strings.HasPrefix(got, "runc:") {
 				t.Errorf("pid 1 was %q already when the startContainer hook ran", got)
 			}
-			c.Stop(t, 20)
+			c.Stop(t, 90)
 			c.Remove(t)
 			b, err := os.ReadFile(log)
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,7 +25,7 @@ import (
 const prefix = "rich.cri-pouch.io/"
 
 // boot is how long an init may take until the application's first line.
-const boot = 30 * time.Second
+const boot = 2 * time.Minute
 
 // machine is an image with the mode that it is for.
 type machine struct{ image, mode string }
@@ -219,7 +220,7 @@ func exec(t testing.TB, c *harness.Container, argv ...string) (int32, string) {
 // refused fails the test unless the container is refused by CreateContainer, with the code and an error that holds the parts.
 func refused(t testing.TB, p *harness.Pod, code codes.Code, c *runtime.ContainerConfig, parts ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(harness.Context(t), harness.Patience(20*time.Second))
+	ctx, cancel := context.WithTimeout(harness.Context(t), harness.Patience(harness.LongEnough))
 	defer cancel()
 	p.Node.Pull(t, c.Image.Image)
 	_, err := p.TryCreate(ctx, c)
@@ -232,6 +233,22 @@ func refused(t testing.TB, p *harness.Pod, code codes.Code, c *runtime.Container
 			t.Errorf("%s: error is %q, wanted %q in it", c.Metadata.Name, err, part)
 		}
 	}
+}
+
+// probePid finds the application of a container among the processes of the host: it can be told something while no daemon runs.
+func probePid(t testing.TB, c *harness.Container) int {
+	t.Helper()
+	pids, err := lab.WithCommand(func(args []string) bool { return args[0] == lab.Probe })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range pids {
+		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err == nil && strings.Contains(string(b), c.ID) {
+			return pid
+		}
+	}
+	t.Fatalf("the application of %s does not run", c.Config.Metadata.Name)
+	return 0
 }
 
 func versionFile(version string) lab.File {

@@ -62,7 +62,7 @@ func anOOMInTheApplication(t *testing.T, n *harness.Node, m machine, ref string,
 	})
 	if !group {
 		c.AwaitLine(t, boot, "waiting")
-		c.Stop(t, 20)
+		c.Stop(t, 90)
 	}
 	text, code := c.Ended(t)
 	s := c.Status(t)
@@ -98,7 +98,7 @@ func TestAnOOMOfAServiceLeavesTheApplication(t *testing.T) {
 	if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
 		t.Fatalf("the container is %s, %s", s.State, s.Reason)
 	}
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 	if s := c.Status(t); s.ExitCode != 2 || s.Reason == "OOMKilled" {
 		t.Errorf("code %d, reason %s", s.ExitCode, s.Reason)
 	}

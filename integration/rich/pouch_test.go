@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -31,7 +31,7 @@ func TestPouchContainersVariablesChooseTheMode(t *testing.T) {
 			if got := c.Exec(t, "cat", "/proc/1/comm"); got != "systemd\n" && got != "init\n" {
 				t.Errorf("pid 1 is %s", got)
 			}
-			c.Stop(t, 20)
+			c.Stop(t, 90)
 			if s := c.Status(t); s.ExitCode != 3 {
 				t.Errorf("code %d", s.ExitCode)
 			}
@@ -77,7 +77,7 @@ func TestAnEditOfTheModeIsInForceForTheNextAttempt(t *testing.T) {
 		if got := c.Exec(t, "cat", "/proc/1/comm"); got != want {
 			t.Errorf("in mode %q pid 1 is %q, want %q", mode, got, want)
 		}
-		c.Stop(t, 20)
+		c.Stop(t, 90)
 		if s := c.Status(t); s.ExitCode != 3 {
 			t.Errorf("mode %q: code %d", mode, s.ExitCode)
 		}
@@ -156,7 +156,7 @@ func theImagesFilesAreLeftAlone(t *testing.T, n *harness.Node, m machine, ref st
 	if _, out := exec(t, c, "sh", "-c", script); without(out, "/etc/inittab", "/etc/profile.d/pouchenv.sh") != "" {
 		t.Errorf("these files are ours: %s", out)
 	}
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 }
 
 // without leaves out the lines of files that are mounted: a mounted file is listed with the folder that it is in.
@@ -204,7 +204,7 @@ func TestOneContainerOfThePodIsRich(t *testing.T) {
 	if a, b := rich.Exec(t, "cat", "/proc/1/comm"), plain.Exec(t, "cat", "/proc/1/comm"); a != "init\n" || b != "probe\n" {
 		t.Errorf("pid 1 is %q and %q", a, b)
 	}
-	rich.Stop(t, 20)
+	rich.Stop(t, 90)
 	if s := plain.Status(t); s.State != runtime.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("the other container is %s", s.State)
 	}
@@ -264,10 +264,13 @@ func theDaemonsDeathIsNotNoticedInside(t *testing.T, n *harness.Node, m machine,
 	stays, ends := p.Run(t, "stays", probe(ref, "wait", "exit=7")), p.Run(t, "ends", probe(ref, "wait", "exit=6"))
 	stays.AwaitLine(t, boot, "waiting")
 	ends.AwaitLine(t, boot, "waiting")
-	ends.Exec(t, "sh", "-c", "(sleep 1; kill -USR1 $(pidof probe)) >/dev/null 2>&1 &")
-	before, said := lives(t, stays), stays.LogText(t)
+	booted(t, stays, m)
+	before, said, app := lives(t, stays), stays.LogText(t), probePid(t, ends)
 	n.KillDaemon(t)
-	ends.AwaitLine(t, 10*time.Second, "asked 10")
+	if err := unix.Kill(app, unix.SIGUSR1); err != nil {
+		t.Fatal(err)
+	}
+	ends.AwaitLine(t, boot, "asked 10")
 	n.StartDaemon(t)
 	after := lives(t, stays)
 	for process := range before {
@@ -281,9 +284,18 @@ func theDaemonsDeathIsNotNoticedInside(t *testing.T, n *harness.Node, m machine,
 	if _, code := ends.Ended(t); code != 6 {
 		t.Errorf("the one that ended meanwhile has code %d", code)
 	}
-	stays.Stop(t, 20)
+	stays.Stop(t, 90)
 	if _, code := stays.Ended(t); code != 7 {
 		t.Errorf("the one that stayed has code %d", code)
+	}
+}
+
+// booted waits until the init has started everything: what only checks or prepares something has ended then. The other inits
+// start the application after all else.
+func booted(t *testing.T, c *harness.Container, m machine) {
+	t.Helper()
+	if slices.Contains(systemds, m.image) {
+		exec(t, c, "systemctl", "is-system-running", "--wait")
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // running starts a waiting probe in sbin-init mode.
 func running(t *testing.T, n *harness.Node, ref string) *harness.Container {
 	t.Helper()
-	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=0"))
+	c := n.RunPod(t, pod("sbin-init", "shutdown-timeout", "5m")).Run(t, "app", probe(ref, "wait", "exit=0"))
 	c.AwaitLine(t, boot, "waiting")
 	return c
 }
@@ -30,7 +30,7 @@ func TestSysvinitRunsTheImagesScripts(t *testing.T) {
 		lab.File{Name: "etc/rc2.d/S50witness", Link: "../init.d/witness"},
 		lab.File{Name: "etc/rc0.d/K50witness", Link: "../init.d/witness"},
 		lab.File{Name: "etc/cron.d/lab", Content: []byte("@reboot root env >/var/log/cron.new; mv /var/log/cron.new /var/log/cron-ran\n")})
-	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=0"), func(c *runtime.ContainerConfig) {
+	c := n.RunPod(t, pod("sbin-init", "shutdown-timeout", "5m")).Run(t, "app", probe(ref, "wait", "exit=0"), func(c *runtime.ContainerConfig) {
 		c.Envs = []*runtime.KeyValue{variable("GREETING", "it's \"$HOME\" = %n")}
 	})
 	c.AwaitLine(t, boot, "waiting")
@@ -62,12 +62,12 @@ func TestSysvinitRunsTheImagesScripts(t *testing.T) {
 		t.Errorf("the line of rcS stands there %s times", got)
 	}
 	begin := time.Now()
-	c.Stop(t, 25)
+	c.Stop(t, 90)
 	if _, code := c.Ended(t); code != 0 {
 		t.Errorf("code %d", code)
 	}
 	// sysvinit never ends by itself: it is ended once it is alone, not after its whole time.
-	if took := time.Since(begin); took > harness.Patience(8*time.Second) {
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the stop took %s", took)
 	}
 }
@@ -77,7 +77,7 @@ func TestBusyboxInitRunsTheImagesLines(t *testing.T) {
 	dir := t.TempDir()
 	ref := push(t, n, "busybox", "lines", nil,
 		lab.File{Name: "etc/inittab", Content: []byte("::sysinit:/etc/init.d/rcS\n::respawn:/bin/crond -f -c /etc/crontabs\n::shutdown:/bin/touch /witness/shutdown\n")})
-	c := n.RunPod(t, pod("sbin-init")).Run(t, "app", probe(ref, "wait", "exit=9"), func(c *runtime.ContainerConfig) {
+	c := n.RunPod(t, pod("sbin-init", "shutdown-timeout", "5m")).Run(t, "app", probe(ref, "wait", "exit=9"), func(c *runtime.ContainerConfig) {
 		c.Mounts = []*runtime.Mount{{HostPath: dir, ContainerPath: "/witness"}}
 	})
 	c.AwaitLine(t, boot, "waiting")
@@ -86,11 +86,11 @@ func TestBusyboxInitRunsTheImagesLines(t *testing.T) {
 	c.Exec(t, "sh", "-c", "kill -9 $(pidof crond)")
 	harness.Eventually(t, "crond runs again", func() bool { code, _ := exec(t, c, "pidof", "crond"); return code == 0 })
 	begin := time.Now()
-	c.Stop(t, 25)
+	c.Stop(t, 90)
 	if _, code := c.Ended(t); code != 9 {
 		t.Errorf("code %d", code)
 	}
-	if took := time.Since(begin); took > harness.Patience(8*time.Second) {
+	if took := time.Since(begin); took > harness.Patience(harness.LongEnough) {
 		t.Errorf("the stop took %s", took)
 	}
 	mustExist(t, dir, "shutdown")

@@ -158,7 +158,7 @@ func TestInstallSectionsOfUnitsThatThePodMounts(t *testing.T) {
 	if _, out := exec(t, c, "systemctl", "show", "-P", "Id", "other.service"); out != "one.service" {
 		t.Errorf("other.service is %s", out)
 	}
-	c.Stop(t, 20)
+	c.Stop(t, 90)
 }
 
 // Debian's sshd.service is a link to ssh.service, which is what systemd tells the failure of.

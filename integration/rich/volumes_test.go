@@ -37,7 +37,7 @@ func aRichContainerIsReplacedInPlace(t *testing.T, n *harness.Node, m machine, r
 	beside.AwaitLine(t, boot, "waiting")
 	ip := p.IP(t)
 	n.Pull(t, next)
-	old.Stop(t, 20)
+	old.Stop(t, 90)
 	c := p.Run(t, "app", probe(next, actions...), attempt(1, "b"))
 	c.AwaitLine(t, boot, "waiting")
 	if got := c.Exec(t, "sh", "-c", "cd /var/lib; wc -l <state/marks; wc -l <declared/marks; wc -l <lost; ls declared; cat /version"); got != "2\n2\n1\nmarks\ntwo\n" {
@@ -61,7 +61,7 @@ func aRichContainerIsReplacedInPlace(t *testing.T, n *harness.Node, m machine, r
 		if g.Cause != pouchv1.Cause_CAUSE_UPGRADE || g.PredecessorId != old.ID || g.OutageMs == nil || *g.OutageMs != (is.StartedAt-was.FinishedAt)/1e6 {
 			t.Errorf("the history says %v", g)
 		}
-		c.Stop(t, 20)
+		c.Stop(t, 90)
 		return
 	}
 	t.Errorf("the history has no word of it: %v", r.Generations)
@@ -81,7 +81,7 @@ func TestVolumesAtTheFoldersOfSystemd(t *testing.T) {
 		c.AwaitLine(t, boot, "waiting")
 		healthy(t, c)
 		out := c.Exec(t, "sh", "-c", "for d in /run /run/lock /tmp /run/app /var/lib/app; do echo $d $(findmnt -no FSTYPE $d) $(wc -l <$d/marks) $(ls $d | grep of-the-image); done")
-		c.Stop(t, 20)
+		c.Stop(t, 90)
 		return strings.NewReplacer(" ext4 ", " kept ", " overlay ", " kept ", " xfs ", " kept ", " btrfs ", " kept ").Replace(out)
 	}
 	p := n.RunPod(t, pod("systemd"))

@@ -29,7 +29,7 @@ func tree(t *testing.T) Tree {
 		}
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := errors.Join(tr.Kill(ctx), tr.Remove(ctx)); err != nil {
 			t.Error(err)
@@ -78,7 +78,7 @@ func TestKillAndRemove(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := tr.Kill(ctx); err != nil {
 		t.Fatal(err)

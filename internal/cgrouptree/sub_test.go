@@ -18,7 +18,7 @@ func TestASubCgroupTakesProcessesAndAllButOneDie(t *testing.T) {
 		}
 	}
 	outside, keep, other := enter(t, tr, "below"), enter(t, sub, ""), enter(t, sub, "")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- other.Wait() }()

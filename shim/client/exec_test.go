@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,9 +59,28 @@ func (l *lab) exec(id string, args ...string) (string, task.Exit) {
 	if err := l.client.DeleteExec(l.ctx, id, execID); err != nil {
 		l.t.Fatal(err)
 	}
-	_ = out.SetReadDeadline(time.Now().Add(50 * time.Millisecond)) // all is in the pipe by now
-	b, _ := io.ReadAll(out)
-	return string(b), exit
+	return l.standing(out), exit
+}
+
+// standing reads what stands in a FIFO.
+func (l *lab) standing(f *os.File) string {
+	l.t.Helper()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	var text []byte
+	if err := raw.Control(func(fd uintptr) {
+		piece := make([]byte, 64<<10)
+		for n := 1; n > 0; {
+			if n, err = unix.Read(int(fd), piece); n > 0 {
+				text = append(text, piece[:n]...)
+			}
+		}
+	}); err != nil {
+		l.t.Fatal(err)
+	}
+	return string(text)
 }
 
 func TestExec(t *testing.T) {
@@ -233,11 +251,10 @@ func TestExecWithTerminal(t *testing.T) {
 	if exit, err := l.client.Wait(l.ctx, "c", "tty"); err != nil || exit.Code != 0 {
 		t.Fatalf("%+v, %v", exit, err)
 	}
-	_ = out.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	b, _ := io.ReadAll(out)
+	text := l.standing(out)
 	for _, want := range []string{"/dev/pts/", "43 132", "got word"} {
-		if !strings.Contains(string(b), want) {
-			t.Errorf("%q is not in %q", want, b)
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %q", want, text)
 		}
 	}
 	l.kill("c")

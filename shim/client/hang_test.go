@@ -48,7 +48,7 @@ func (l *lab) fuse(dir string, o fusefs.Options) *fusefs.FS {
 
 func (l *lab) awaitHang(f *fusefs.FS, op fusefs.Op) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(l.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(l.ctx, longEnough)
 	defer cancel()
 	if err := f.AwaitHang(ctx, op); err != nil {
 		l.t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -85,13 +84,9 @@ func TestAKillDuringThePrestartEndsIt(t *testing.T) {
 	if _, err := l.client.Start(l.ctx, "c"); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a second start: %v", err)
 	}
-	began := time.Now()
 	l.kill("c")
 	if err := <-failed; !errdefs.IsAborted(err) || !strings.Contains(err.Error(), `prestart hook "slow" was ended`) {
 		t.Errorf("the start's error is %v", err)
-	}
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("it took %s", took)
 	}
 	l.gone("c")
 	l.noHookLeft("c")

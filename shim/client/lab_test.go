@@ -81,7 +81,7 @@ func newLab(t *testing.T) *lab {
 		t.Fatal(err)
 	}
 	l := &lab{t: t, state: state, rootfs: filepath.Join(state, "rootfs"), logs: filepath.Join(state, "logs"), hook: &warnings{}}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	l.ctx = ctx
 	l.cgroup = "/" + filepath.Base(state)
 	log := logrus.New()
@@ -116,7 +116,7 @@ func (w *warnings) Fire(e *logrus.Entry) error {
 
 // end leaves nothing behind, whatever has happened, and says so when something was left.
 func (l *lab) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*longEnough)
 	defer cancel()
 	if l.client != nil {
 		if err := l.client.ShutdownByForce(ctx); err != nil {
@@ -352,10 +352,13 @@ func (l *lab) text(id, stream string) string {
 	return b.String()
 }
 
+// longEnough is more than anything takes that is to come, on a machine that is busy with other things.
+const longEnough = time.Minute
+
 // eventually waits for what has no event of its own.
 func (l *lab) eventually(what string, ok func() bool) {
 	l.t.Helper()
-	for until := time.Now().Add(time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(longEnough); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
 			l.t.Fatalf("timed out: %s", what)
 		}

@@ -76,10 +76,8 @@ func TestRotation(t *testing.T) {
 
 func TestManyLines(t *testing.T) {
 	l := newLab(t)
-	began := time.Now()
 	l.shell("c", "seq 200000")
 	l.finish("c")
-	took := time.Since(began)
 	records := l.log("c")
 	if len(records) != 200000 {
 		t.Fatalf("%d lines", len(records))
@@ -88,10 +86,6 @@ func TestManyLines(t *testing.T) {
 		if r.content != fmt.Sprint(i+1) || r.tag != "F" {
 			t.Fatalf("line %d is %+v", i, r)
 		}
-	}
-	t.Logf("200,000 lines in %v", took)
-	if took > 10*time.Second {
-		t.Errorf("200,000 lines took %v", took)
 	}
 }
 
@@ -142,7 +136,7 @@ func TestAHolderOfTheFIFODoesNotDelayTheEnd(t *testing.T) {
 	l.kill("c")
 	began := time.Now()
 	l.finish("c")
-	if took := time.Since(began); took > 3*time.Second {
+	if took := time.Since(began); took > longEnough {
 		t.Errorf("the end was known after %v", took)
 	}
 	if text := l.text("c", "stdout"); text != "first\n" {

@@ -31,7 +31,7 @@ func TestARichContainerIsPausedAsAWhole(t *testing.T) {
 		return same
 	})
 	l.stop("c")
-	time.Sleep(300 * time.Millisecond) // nothing may happen in this time
+	time.Sleep(3 * time.Second) // nothing may happen in this time
 	if n := len(l.log("c")); n != before || l.record(r).Done {
 		t.Errorf("the log went from %d to %d lines while it was paused", before, n)
 	}
@@ -48,7 +48,7 @@ func TestARichContainerIsPausedAsAWhole(t *testing.T) {
 	if len(counted) > before {
 		fmt.Sscan(counted[before], &first)
 	}
-	if first-last > 20 {
+	if first-last > 150 {
 		t.Errorf("the service counted from %d to %d while it was paused", last, first)
 	}
 	l.run(l.richly("killed", service+forever, forever, nil))

@@ -257,7 +257,10 @@ func TestOOMInARichContainer(t *testing.T) {
 		t.Fatalf("event %+v", e)
 	}
 	l.running(r)
-	time.Sleep(400 * time.Millisecond) // so long a death by SIGKILL would be held for a late consequence of it
+	l.eventually("the application is known to have survived", func() bool { // before, its death would be held for a late consequence
+		p, err := richrun.ReadProgress(r.Bundle)
+		return err == nil && p.OOMSeen > 0
+	})
 	run, _ := l.record(r).Running()
 	if err := unix.Kill(l.hostPid("cron", run.PID), unix.SIGKILL); err != nil {
 		t.Fatal(err)
