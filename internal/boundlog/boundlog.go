@@ -15,9 +15,11 @@ type File struct {
 	path  string
 	limit int64
 
-	mu   sync.Mutex
-	file *os.File
-	size int64
+	mu     sync.Mutex
+	file   *os.File
+	size   int64
+	caught bool // descriptor 2 is to be this file
+	stale  bool // descriptor 2 could not be made this file yet
 }
 
 // Open opens the file for appending, mode 0600; limit is in bytes, twice that is the most that is ever kept.
@@ -43,14 +45,22 @@ func (f *File) open() error {
 	return nil
 }
 
-// CatchStderr makes the process's descriptor 2 this file, so that a panic's text stands in the log too. It follows a
-// rotation only at the next call.
+// CatchStderr makes the process's descriptor 2 this file, also after each rotation from then on, so that the text of a
+// crash, which Go's runtime writes to descriptor 2 itself, stands in the log's newest part.
 func (f *File) CatchStderr() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.caught = true
+	return f.redirect()
+}
+
+// redirect makes descriptor 2 the file of now. f.mu is held.
+func (f *File) redirect() error {
+	f.stale = true
 	if err := unix.Dup3(int(f.file.Fd()), 2, 0); err != nil {
 		return fmt.Errorf("lead stderr into %s: %w", f.path, err)
 	}
+	f.stale = false
 	return nil
 }
 
@@ -62,6 +72,9 @@ func (f *File) Write(p []byte) (int, error) {
 		if err := f.rotate(); err != nil {
 			return 0, err
 		}
+	}
+	if f.stale {
+		_ = f.redirect() // it is tried again at the next entry
 	}
 	n, err := f.file.Write(p)
 	f.size += int64(n)
@@ -79,6 +92,7 @@ func (f *File) rotate() error {
 		return err
 	}
 	_ = old.Close()
+	f.stale = f.caught
 	return nil
 }
 
