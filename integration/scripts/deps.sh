@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that building and testing need, only those that are missing. Arguments: further packages.
 set -eu
-packages="gcc libc6-dev make git musl-tools libseccomp-dev pkg-config busybox-static curl iproute2 iptables nftables e2fsprogs file python3-minimal util-linux openssh-client ca-certificates mmdebstrap debian-archive-keyring $*"
+packages="gcc libc6-dev make git musl-tools libseccomp-dev pkg-config busybox-static curl iproute2 iptables nftables e2fsprogs file python3-minimal util-linux openssh-client strace ca-certificates mmdebstrap debian-archive-keyring $*"
 
 missing=""
 for package in $packages; do
