@@ -4,25 +4,28 @@ package pidfd
 
 import (
 	"fmt"
-	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // Process is an open pidfd. It is safe for concurrent use.
 type Process struct {
 	pid  int
-	file *os.File
+	file *pollfile.File
 }
 
 // Open takes hold of a process that the caller knows to be alive, or its own unreaped child.
 func Open(pid int) (*Process, error) {
-	// Non-blocking, so that os.NewFile hands the descriptor to the network poller.
+	// Non-blocking, so that the descriptor is handed to the network poller.
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("open pidfd of process %d: %w", pid, err)
 	}
-	return &Process{pid: pid, file: os.NewFile(uintptr(fd), fmt.Sprintf("pidfd %d", pid))}, nil
+	return &Process{pid: pid, file: pollfile.New(fd, fmt.Sprintf("pidfd %d", pid))}, nil
 }
 
 // Wait returns when the process has ended (it may still be a zombie), or with an error after Close.
@@ -31,32 +34,42 @@ func (p *Process) Wait() error {
 	if err != nil {
 		return fmt.Errorf("wait for process %d: %w", p.pid, err)
 	}
-	if err := raw.Read(func(fd uintptr) bool { return readable(int(fd)) }); err != nil {
-		return fmt.Errorf("wait for process %d: %w", p.pid, err)
+	for pause := (exhaustion.Pause{}); ; time.Sleep(pause.Next()) {
+		var unknown error
+		err := raw.Read(func(fd uintptr) (ended bool) {
+			ended, unknown = readable(int(fd))
+			return ended || unknown != nil
+		})
+		if err != nil {
+			return fmt.Errorf("wait for process %d: %w", p.pid, err)
+		}
+		if unknown == nil {
+			return nil
+		}
 	}
-	return nil
 }
 
-// Ended says whether the process has ended.
+// Ended reports whether the process is known to have ended, or the pidfd was closed.
 func (p *Process) Ended() bool {
 	ended := true
 	raw, err := p.file.SyscallConn()
 	if err != nil {
 		return true
 	}
-	_ = raw.Control(func(fd uintptr) { ended = readable(int(fd)) })
+	_ = raw.Control(func(fd uintptr) { ended, _ = readable(int(fd)) })
 	return ended
 }
 
-// readable is true once the process has ended: pidfds know no other readiness.
-func readable(fd int) bool {
+// readable reports whether the process has ended: pidfds know no other readiness. An error says that the kernel had no
+// memory to tell.
+func readable(fd int) (bool, error) {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	for {
 		n, err := unix.Poll(fds, 0)
 		if err == unix.EINTR {
 			continue
 		}
-		return err != nil || n > 0
+		return n > 0, err
 	}
 }
 
