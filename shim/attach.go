@@ -3,13 +3,13 @@ package shim
 import (
 	"context"
 	"fmt"
-	"os"
 	"runtime/debug"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -79,7 +79,7 @@ func (c *container) attach(ctx context.Context, r *shimapi.AttachRequest, ready 
 }
 
 // openAttachment opens the client's FIFOs, of which the client has its ends open.
-func openAttachment(r *shimapi.AttachRequest) (_ *attachment, in *os.File, err error) {
+func openAttachment(r *shimapi.AttachRequest) (_ *attachment, in *pollfile.File, err error) {
 	m := newAttachment()
 	defer func() {
 		if err != nil {
@@ -90,14 +90,14 @@ func openAttachment(r *shimapi.AttachRequest) (_ *attachment, in *os.File, err e
 		if path == "" {
 			continue
 		}
-		f, err := openFIFO(path, unix.O_WRONLY, false)
+		f, err := openFIFO(path, unix.O_WRONLY)
 		if err != nil {
 			return nil, nil, err
 		}
 		m.lead(name, f)
 	}
 	if r.Stdin != "" {
-		if in, err = openFIFO(r.Stdin, unix.O_RDONLY, false); err != nil {
+		if in, err = openFIFO(r.Stdin, unix.O_RDONLY); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -106,7 +106,7 @@ func openAttachment(r *shimapi.AttachRequest) (_ *attachment, in *os.File, err e
 
 // typeFrom leads a client's input into the container until stop is called. With stdinOnce the end of the first client's
 // input is the end of the container's.
-func (c *container) typeFrom(in *os.File) (stop func()) {
+func (c *container) typeFrom(in *pollfile.File) (stop func()) {
 	stdin := c.init.io.input()
 	to, err := stdin.open()
 	if err != nil { // it was closed: what comes is dropped

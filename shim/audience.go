@@ -3,13 +3,15 @@ package shim
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 const (
@@ -143,7 +145,7 @@ func newAttachment() *attachment {
 }
 
 // lead makes one stream's output go to a FIFO.
-func (m *attachment) lead(name string, to *os.File) {
+func (m *attachment) lead(name string, to *pollfile.File) {
 	m.outlets[name] = &outlet{m: m, file: to, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 }
 
@@ -193,20 +195,25 @@ func (m *attachment) finish() {
 
 // hungUp blocks until nobody has a FIFO, of which f is a writing end, open for reading, or f is closed. It reads and writes
 // nothing.
-func hungUp(f *os.File) {
+func hungUp(f *pollfile.File) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return
 	}
-	// The poller tells of an error as of something to read, on a writing end too.
-	_ = raw.Read(func(fd uintptr) bool {
-		fds := []unix.PollFd{{Fd: int32(fd)}}
-		for {
-			n, err := unix.Poll(fds, 0)
-			if err == unix.EINTR {
-				continue
+	for pause := (exhaustion.Pause{}); ; time.Sleep(pause.Next()) {
+		var unknown error
+		// The poller tells of an error as of something to read, on a writing end too.
+		err := raw.Read(func(fd uintptr) bool {
+			fds := []unix.PollFd{{Fd: int32(fd)}}
+			for {
+				var n int
+				if n, unknown = unix.Poll(fds, 0); unknown != unix.EINTR {
+					return unknown != nil || n > 0
+				}
 			}
-			return err != nil || n > 0
+		})
+		if err != nil || unknown == nil {
+			return
 		}
-	})
+	}
 }

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // listener attaches to an audience and gives the reading end of its stdout.
@@ -24,7 +25,7 @@ func listener(t *testing.T, a *audience) (*attachment, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := openFIFO(path, unix.O_WRONLY, false)
+	w, err := openFIFO(path, unix.O_WRONLY)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,11 +136,11 @@ func TestHungUp(t *testing.T) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, end := range map[string]func(r, w *os.File){
-		"the reader closes":                    func(r, _ *os.File) { r.Close() },
-		"the reader closes with data unread":   func(r, w *os.File) { _, _ = w.Write([]byte("x")); r.Close() },
-		"the reader closes while it is full":   func(r, w *os.File) { fill(w); r.Close() },
-		"the writing end is closed by its own": func(_, w *os.File) { w.Close() },
+	for name, end := range map[string]func(r *os.File, w *pollfile.File){
+		"the reader closes":                    func(r *os.File, _ *pollfile.File) { r.Close() },
+		"the reader closes with data unread":   func(r *os.File, w *pollfile.File) { _, _ = w.Write([]byte("x")); r.Close() },
+		"the reader closes while it is full":   func(r *os.File, w *pollfile.File) { fill(w); r.Close() },
+		"the writing end is closed by its own": func(_ *os.File, w *pollfile.File) { w.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -147,7 +148,7 @@ func TestHungUp(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer r.Close()
-			w, err := openFIFO(path, unix.O_WRONLY, false)
+			w, err := openFIFO(path, unix.O_WRONLY)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -170,7 +171,7 @@ func TestHungUp(t *testing.T) {
 }
 
 // fill writes until the pipe is full.
-func fill(w *os.File) {
+func fill(w *pollfile.File) {
 	_ = w.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
 	for {
 		if _, err := w.Write(make([]byte, 4096)); err != nil {
@@ -180,10 +181,11 @@ func fill(w *os.File) {
 }
 
 func TestInlet(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
 	}
+	r, w := pollfile.New(fds[0], "reading end"), pollfile.New(fds[1], "writing end")
 	defer r.Close()
 	i := &inlet{base: w, owned: true}
 	a, err := i.open()
@@ -194,13 +196,13 @@ func TestInlet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _ = a.WriteString("a")
+	_, _ = a.Write([]byte("a"))
 	i.release(a)
-	_, _ = b.WriteString("b")
+	_, _ = b.Write([]byte("b"))
 	blocked := make(chan struct{})
 	go func() {
 		defer close(blocked)
-		_, _ = b.WriteString(strings.Repeat("x", 1<<20))
+		_, _ = b.Write(make([]byte, 1<<20))
 	}()
 	select {
 	case <-blocked:

@@ -12,17 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // console is a terminal: the process has the slave, the shim the master.
 type console struct {
 	socket *os.File // where runc's init sends the master
-	master *os.File
-	slave  *os.File                        // ours: an init closes its console while it has nothing to say, and without any slave reading ends for good
-	output func(master *os.File) *follower // made when the master is there
+	master *pollfile.File
+	slave  *os.File                              // ours: an init closes its console while it has nothing to say, and without any slave reading ends for good
+	output func(master *pollfile.File) *follower // made when the master is there
 	out    *follower
-	from   *os.File // FIFO whose content goes to the master; nil: none
-	to     *os.File // FIFO that the output goes to; nil: elsewhere
+	from   *pollfile.File // FIFO whose content goes to the master; nil: none
+	to     *pollfile.File // FIFO that the output goes to; nil: elsewhere
 	typing chan struct{}
 	stdin  inlet // of a container's terminal
 }
@@ -43,7 +44,7 @@ func newConsole(lp *libcontainer.Process) (*console, *childFiles, error) {
 func (c *console) logTo(log *crilog.File, to *audience, stdin bool) {
 	stream := log.Stream("stdout")
 	tee := to.tee("stdout", stream)
-	c.output = func(master *os.File) *follower {
+	c.output = func(master *pollfile.File) *follower {
 		if stdin {
 			c.stdin.base = master
 		}
@@ -54,7 +55,7 @@ func (c *console) logTo(log *crilog.File, to *audience, stdin bool) {
 // connect leads the terminal to the caller's FIFOs, either of which may be empty.
 func (c *console) connect(stdin, stdout string) error {
 	if stdin != "" {
-		f, err := openFIFO(stdin, unix.O_RDONLY, false)
+		f, err := openFIFO(stdin, unix.O_RDONLY)
 		if err != nil {
 			return err
 		}
@@ -63,17 +64,17 @@ func (c *console) connect(stdin, stdout string) error {
 	var to io.Writer = io.Discard
 	end := func() {}
 	if stdout != "" {
-		f, err := openFIFO(stdout, unix.O_WRONLY, false)
+		f, err := openFIFO(stdout, unix.O_WRONLY)
 		if err != nil {
 			c.close()
 			return err
 		}
 		c.to = f
 		to, end = &carefree{w: f}, func() { f.Close() }
-		c.output = func(master *os.File) *follower { return newFollower(master, to, end) }
+		c.output = func(master *pollfile.File) *follower { return newFollower(master, to, end) }
 		return nil
 	}
-	c.output = func(master *os.File) *follower { return newFollower(master, to, end) }
+	c.output = func(master *pollfile.File) *follower { return newFollower(master, to, end) }
 	return nil
 }
 
@@ -127,7 +128,7 @@ func (c *console) receive() error {
 
 // take makes a master the console's.
 func (c *console) take(master int) error {
-	c.master = os.NewFile(uintptr(master), "terminal")
+	c.master = pollfile.New(master, "terminal")
 	c.out = c.output(c.master)
 	slave, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(master), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if errno != 0 {

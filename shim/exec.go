@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -34,7 +34,7 @@ type execution struct {
 	begun     bool
 	process   *process // nil until it runs
 	startedAt time.Time
-	caller    *os.File // from watchCaller, until it is forgotten
+	caller    *pollfile.File // from watchCaller, until it is forgotten
 }
 
 // addExec books an exec'd process; startExec makes it.

@@ -2,24 +2,25 @@ package shim
 
 import (
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // watchCaller opens the caller's stdout once more: its reading end is there as long as the caller is. nil: none was given.
-func (e *execution) watchCaller() (*os.File, error) {
+func (e *execution) watchCaller() (*pollfile.File, error) {
 	if e.stdout == "" {
 		return nil, nil
 	}
-	return openFIFO(e.stdout, unix.O_WRONLY, false)
+	return openFIFO(e.stdout, unix.O_WRONLY)
 }
 
 // endWithCaller kills the process with all that it started when its caller has gone, and forgets it: nobody else would, and
 // nobody would ask for its end.
-func (e *execution) endWithCaller(p *process, alive *os.File) {
+func (e *execution) endWithCaller(p *process, alive *pollfile.File) {
 	hungUp(alive) // or it has been forgotten
 	if !p.ended() {
 		if err := e.kill(unix.SIGKILL, true); err != nil {

@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // pieces are read buffers, shared by all followers: one that waits holds none. 64 KiB is a pipe's size.
@@ -15,14 +18,14 @@ var pieces = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
 
 // follower moves what comes out of a FIFO or a terminal's master into a writer. It waits on the network poller.
 type follower struct {
-	from *os.File
+	from *pollfile.File
 	to   io.Writer
 	end  func() // called once, after the last write
 	done chan struct{}
 	once sync.Once
 }
 
-func newFollower(from *os.File, to io.Writer, end func()) *follower {
+func newFollower(from *pollfile.File, to io.Writer, end func()) *follower {
 	return &follower{from: from, to: to, end: end, done: make(chan struct{})}
 }
 
@@ -35,7 +38,7 @@ func (f *follower) run() {
 	if err != nil {
 		return
 	}
-	for {
+	for pause := (exhaustion.Pause{}); ; {
 		var piece *[]byte
 		var n int
 		var readErr error
@@ -58,6 +61,11 @@ func (f *follower) run() {
 			f.rest()
 			return
 		}
+		if err == nil && exhaustion.Is(readErr) { // what stands in the pipe stays there
+			time.Sleep(pause.Next())
+			continue
+		}
+		pause.Reset()
 		// A terminal whose last slave is closed gives EIO.
 		if err != nil || readErr != nil || n == 0 {
 			return

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // hookLogMax bounds what one hook may add to the container's log, in bytes as they stand there: the log is the application's.
@@ -49,7 +50,7 @@ func newHookOutput(log *crilog.File, hook hookrun.Hook) (o *hookOutput, child *o
 		o.log = newHookLog(log.Stream("stdout"), hook.Name)
 		end = o.log.end
 	}
-	o.follower = newFollower(os.NewFile(uintptr(fds[0]), "output of hook"), o, end)
+	o.follower = newFollower(pollfile.New(fds[0], "output of hook"), o, end)
 	return o, os.NewFile(uintptr(fds[1]), "output of hook"), nil
 }
 

@@ -3,26 +3,27 @@ package shim
 import (
 	"fmt"
 	"io"
-	"os"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // inlet is a container's stdin: the writing end of a FIFO, or a terminal's master. Each client that types has a descriptor
 // of its own, so that it can be taken away while it waits for the container.
 type inlet struct {
 	mu     sync.Mutex
-	base   *os.File // nil: there is none, or it was closed
-	owned  bool     // base is closed with the inlet; a terminal's master is its follower's
-	typing map[*os.File]struct{}
+	base   *pollfile.File // nil: there is none, or it was closed
+	owned  bool           // base is closed with the inlet; a terminal's master is its follower's
+	typing map[*pollfile.File]struct{}
 }
 
 var errNoStdin = fmt.Errorf("the container has no stdin, or it was closed: %w", errdefs.ErrFailedPrecondition)
 
 // open gives a descriptor to write to; release takes it back, whoever uses it.
-func (i *inlet) open() (*os.File, error) {
+func (i *inlet) open() (*pollfile.File, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.base == nil {
@@ -41,16 +42,16 @@ func (i *inlet) open() (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open stdin: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), i.base.Name())
+	f := pollfile.New(fd, i.base.Name())
 	if i.typing == nil {
-		i.typing = map[*os.File]struct{}{}
+		i.typing = map[*pollfile.File]struct{}{}
 	}
 	i.typing[f] = struct{}{}
 	return f, nil
 }
 
 // release closes a descriptor that open gave.
-func (i *inlet) release(f *os.File) {
+func (i *inlet) release(f *pollfile.File) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	delete(i.typing, f)
@@ -75,7 +76,7 @@ func (i *inlet) close() error {
 
 // take copies from a client to a descriptor that open gave, until the client ends its input or either is closed. When
 // nobody takes the input any more, or to is nil, it is dropped: other streams of the client may stand behind it.
-func take(from, to *os.File) {
+func take(from, to *pollfile.File) {
 	if to != nil {
 		_, _ = io.Copy(plainWriter{to}, plainReader{from})
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 )
 
@@ -73,7 +74,7 @@ func (n *fileNews) close() {
 
 // eventfdNews are notifications of cgroup v1 (Documentation/admin-guide/cgroup-v1/memory.rst, section 10), which the kernel
 // adds up. It waits on the network poller.
-type eventfdNews struct{ file *os.File }
+type eventfdNews struct{ file *pollfile.File }
 
 func newEventfd(dir string) (oomNews, error) {
 	control, err := os.Open(filepath.Join(dir, "memory.oom_control"))
@@ -89,7 +90,7 @@ func newEventfd(dir string) (oomNews, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	return &eventfdNews{os.NewFile(uintptr(fd), "oom eventfd")}, nil
+	return &eventfdNews{pollfile.New(fd, "oom eventfd")}, nil
 }
 
 func (n *eventfdNews) await(d time.Duration) (late, ok bool) {

@@ -5,12 +5,14 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // outlet is one stream on its way to one client.
 type outlet struct {
 	m    *attachment
-	file *os.File
+	file *pollfile.File
 	wake chan struct{} // something to write, or the last has come
 	room chan struct{} // something was written
 
@@ -107,7 +109,7 @@ func (o *outlet) run() {
 				return
 			}
 		}
-		// A pipe takes a part of it, and os.File goes on with the rest.
+		// A pipe takes a part of it, and pollfile.File goes on with the rest.
 		_, err := o.file.Write(chunk)
 		if err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {

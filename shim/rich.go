@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
@@ -44,7 +44,7 @@ const (
 type rich struct {
 	c       *container
 	plan    richrun.Plan
-	control *os.File
+	control *pollfile.File
 	record  filewatch.ID
 	polls   bool          // the record cannot be watched
 	unread  bool          // it could not be read the last time
@@ -83,7 +83,7 @@ func (r *rich) start() (err error) {
 		return fmt.Errorf("the init of container %s has ended: %w", r.c.id, errdefs.ErrFailedPrecondition)
 	}
 	r.save() // not what a start before this one has left
-	if r.control, err = openFIFO(filepath.Join(dir, richrun.ControlFIFO), unix.O_RDWR, false); err != nil {
+	if r.control, err = openFIFO(filepath.Join(dir, richrun.ControlFIFO), unix.O_RDWR); err != nil {
 		return err
 	}
 	if err := r.arm(); err != nil {
@@ -210,7 +210,7 @@ func (r *rich) stop(s unix.Signal, all bool) error {
 }
 
 // writeNow writes what there is room for at once: EAGAIN says that there is none. os.File would wait for it.
-func writeNow(f *os.File, text string) error {
+func writeNow(f *pollfile.File, text string) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/boundlog"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 )
 
@@ -22,8 +23,8 @@ import (
 type richStreams struct {
 	followers []*follower
 	// writers and reader stand in for the application's ends of the FIFOs until it has opened its own.
-	writers []*os.File
-	reader  *os.File
+	writers []*pollfile.File
+	reader  *pollfile.File
 	stdin   inlet
 	tty     *console // the application's; nil: it has none
 	initLog *boundlog.File
@@ -55,7 +56,7 @@ func newRichStreams(c *container, lp *libcontainer.Process) (_ *richStreams, the
 	if r.console, theirs, err = newConsole(lp); err != nil {
 		return nil, nil, err
 	}
-	r.console.output = func(master *os.File) *follower {
+	r.console.output = func(master *pollfile.File) *follower {
 		return newFollower(master, unixLines{r.initLog}, func() { _ = r.initLog.Close() })
 	}
 	return r, theirs, nil
@@ -65,13 +66,13 @@ func (r *richStreams) openFIFOs() error {
 	dir := filepath.Join(r.c.bundle, richrun.Dir)
 	for name, file := range map[string]string{"stdout": richrun.StdoutFIFO, "stderr": richrun.StderrFIFO} {
 		path := filepath.Join(dir, file)
-		reader, err := openFIFO(path, unix.O_RDONLY, false)
+		reader, err := openFIFO(path, unix.O_RDONLY)
 		if err != nil {
 			return err
 		}
 		stream := r.c.logFile.Stream(name)
 		r.followers = append(r.followers, newFollower(reader, r.c.audience.tee(name, stream), stream.End))
-		writer, err := openFIFO(path, unix.O_WRONLY, false)
+		writer, err := openFIFO(path, unix.O_WRONLY)
 		if err != nil {
 			return err
 		}
@@ -117,10 +118,10 @@ func (r *richStreams) receive() error {
 }
 
 func (r *richStreams) openStdin(path string) (err error) {
-	if r.reader, err = openFIFO(path, unix.O_RDONLY, false); err != nil {
+	if r.reader, err = openFIFO(path, unix.O_RDONLY); err != nil {
 		return err
 	}
-	if r.stdin.base, err = openFIFO(path, unix.O_WRONLY, false); err != nil {
+	if r.stdin.base, err = openFIFO(path, unix.O_WRONLY); err != nil {
 		return fmt.Errorf("stdin: %w", err)
 	}
 	r.stdin.owned = true

@@ -12,7 +12,9 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -149,7 +151,7 @@ func (c *container) release() error {
 	if err != nil {
 		return fmt.Errorf("open exec.fifo: %w", err)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f := pollfile.New(fd, path)
 	defer f.Close()
 	_ = f.SetReadDeadline(time.Now().Add(startLimit))
 	finished := make(chan struct{})
@@ -213,25 +215,25 @@ func takes(pid int, signal unix.Signal) bool {
 }
 
 // readByte waits for one byte. As long as no writer has come, a read gives 0 bytes, which is no end of file here.
-func readByte(f *os.File) (bool, error) {
+func readByte(f *pollfile.File) (bool, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return false, err
 	}
-	got := false
-	var readErr error
 	one := make([]byte, 1)
-	err = raw.Read(func(fd uintptr) bool {
-		n, err := read(int(fd), one)
-		switch {
-		case n == 1:
-			got = true
-			return true
-		case err != nil && err != unix.EAGAIN:
-			readErr = err
-			return true
+	for pause := (exhaustion.Pause{}); ; time.Sleep(pause.Next()) {
+		got := false
+		var readErr error
+		err = raw.Read(func(fd uintptr) bool {
+			n, err := read(int(fd), one)
+			got = n == 1
+			if err != unix.EAGAIN {
+				readErr = err
+			}
+			return got || readErr != nil
+		})
+		if err != nil || !exhaustion.Is(readErr) {
+			return got, errors.Join(err, readErr)
 		}
-		return false
-	})
-	return got, errors.Join(err, readErr)
+	}
 }

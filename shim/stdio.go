@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // fifos are the streams of a container without a terminal. stdout and stderr are FIFOs that the container holds open for
@@ -58,7 +59,7 @@ func newFIFOs(dir string, stdin bool, log *crilog.File, to *audience, lp *libcon
 
 // outputFIFO gives the read end and the container's end. Its mode lets a program that has changed its user open
 // /dev/stdout again; the folder keeps everybody else out.
-func outputFIFO(path string) (ours, child *os.File, err error) {
+func outputFIFO(path string) (ours *pollfile.File, child *os.File, err error) {
 	if err := makeFIFO(path, 0o622); err != nil {
 		return nil, nil, err
 	}
@@ -66,7 +67,7 @@ func outputFIFO(path string) (ours, child *os.File, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	ours = os.NewFile(uintptr(rd), path)
+	ours = pollfile.New(rd, path)
 	rw, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		ours.Close()
@@ -76,7 +77,7 @@ func outputFIFO(path string) (ours, child *os.File, err error) {
 }
 
 // inputFIFO gives the container's end and the write end that the shim keeps.
-func inputFIFO(path string) (child, ours *os.File, err error) {
+func inputFIFO(path string) (child *os.File, ours *pollfile.File, err error) {
 	if err := makeFIFO(path, 0o644); err != nil {
 		return nil, nil, err
 	}
@@ -92,7 +93,7 @@ func inputFIFO(path string) (child, ours *os.File, err error) {
 		unix.Close(rd)
 		return nil, nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	return os.NewFile(uintptr(rd), path), os.NewFile(uintptr(wr), path), nil
+	return os.NewFile(uintptr(rd), path), pollfile.New(wr, path), nil
 }
 
 func makeFIFO(path string, mode uint32) error {
@@ -148,7 +149,7 @@ func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ stream
 		}
 	}()
 	if stdin != "" {
-		f, err := openFIFO(stdin, unix.O_RDONLY, true)
+		f, err := openChildFIFO(stdin, unix.O_RDONLY)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -156,7 +157,7 @@ func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ stream
 		lp.Stdin = f
 	}
 	if stdout != "" {
-		f, err := openFIFO(stdout, unix.O_WRONLY, true)
+		f, err := openChildFIFO(stdout, unix.O_WRONLY)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -164,7 +165,7 @@ func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ stream
 		lp.Stdout = f
 	}
 	if stderr != "" {
-		f, err := openFIFO(stderr, unix.O_WRONLY, true)
+		f, err := openChildFIFO(stderr, unix.O_WRONLY)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -175,26 +176,45 @@ func newDirect(stdin, stdout, stderr string, lp *libcontainer.Process) (_ stream
 }
 
 // openFIFO opens a FIFO that somebody else has made. It does not wait for the other end.
-func openFIFO(path string, flag int, blocking bool) (*os.File, error) {
-	fd, err := unix.Open(path, flag|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("FIFO %s has no reader, open it for reading first: %w", path, errdefs.ErrFailedPrecondition)
-	}
+func openFIFO(path string, flag int) (*pollfile.File, error) {
+	fd, err := openFIFODescriptor(path, flag)
 	if err != nil {
+		return nil, err
+	}
+	return pollfile.New(fd, path), nil
+}
+
+// openChildFIFO opens a FIFO for a process, which expects reads and writes that block.
+func openChildFIFO(path string, flag int) (*os.File, error) {
+	fd, err := openFIFODescriptor(path, flag)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(fd, false); err != nil {
+		unix.Close(fd)
 		return nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFIFO {
-		unix.Close(fd)
-		return nil, fmt.Errorf("%s is not a FIFO: %w", path, errdefs.ErrInvalidArgument)
-	}
-	if blocking {
-		if err := unix.SetNonblock(fd, false); err != nil {
-			unix.Close(fd)
-			return nil, fmt.Errorf("open FIFO %s: %w", path, err)
-		}
-	}
 	return os.NewFile(uintptr(fd), path), nil
+}
+
+func openFIFODescriptor(path string, flag int) (int, error) {
+	fd, err := unix.Open(path, flag|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENXIO) {
+		return -1, fmt.Errorf("FIFO %s has no reader, open it for reading first: %w", path, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open FIFO %s: %w", path, err)
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	if err == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		return fd, nil
+	}
+	unix.Close(fd)
+	if err != nil {
+		return -1, fmt.Errorf("look at FIFO %s: %w", path, err)
+	}
+	return -1, fmt.Errorf("%s is not a FIFO: %w", path, errdefs.ErrInvalidArgument)
 }
 
 func (direct) input() *inlet               { return nil }

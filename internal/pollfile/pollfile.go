@@ -253,8 +253,11 @@ func (f *File) setDeadline(s side, t time.Time) error {
 	return f.file.SetWriteDeadline(t)
 }
 
-// Close closes the descriptor. Who waits for it returns with os.ErrClosed.
+// Close closes the descriptor; who waits for it returns with os.ErrClosed. It may be called of nil, as os.File's.
 func (f *File) Close() error {
+	if f == nil {
+		return os.ErrInvalid
+	}
 	f.once.Do(func() { close(f.closed) })
 	f.mu.Lock()
 	f.polled = true // and not to be exchanged any more
