@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -100,7 +101,7 @@ func (c *clients) Handshake(ctx context.Context, conn net.Conn) (net.Conn, any, 
 		return nil, nil, err
 	}
 	c.change(1)
-	return &clientConn{Conn: conn, gone: sync.OnceFunc(func() { c.change(-1) })}, who, nil
+	return &clientConn{Conn: exhaustion.Conn(conn), gone: sync.OnceFunc(func() { c.change(-1) })}, who, nil
 }
 
 func (c *clients) change(by int) {

@@ -10,8 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // oomNews tells of what happens to one container's memory.

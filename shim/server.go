@@ -21,6 +21,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
@@ -141,7 +142,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		_ = server.Shutdown(ctx)
 		_ = server.Close()
 	}()
-	err = server.Serve(ctx, listener)
+	err = server.Serve(ctx, exhaustion.Listen(listener, "the shim's socket", s.log))
 	if s.owns() { // else it may be another shim's
 		_ = os.Remove(s.dir.Socket())
 	}

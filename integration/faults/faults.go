@@ -5,9 +5,10 @@ package faults
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
-	"strconv"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +23,9 @@ const inside = "CRI_POUCH_TEST_FAULTS"
 // attachLimit bounds the time until strace has attached itself to all threads of a process.
 const attachLimit = time.Minute
 
+// detachLimit is how long strace may take to let go before it is killed.
+const detachLimit = 3 * time.Second
+
 // Again runs the calling test again under the faults and gives false; its failures are the test's. It gives true in that
 // second run. A fault reads as strace's -e inject=, "epoll_ctl:error=ENOSPC:when=2+": Go's runtime cannot do without its
 // first call of epoll_ctl.
@@ -31,7 +35,8 @@ func Again(t testing.TB, fault ...string) bool {
 		return true
 	}
 	program := need(t)
-	args := append(arguments(fault), "--", executable(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
+	// Other calls do not stop the process.
+	args := append(arguments(fault), "-f", "--seccomp-bpf", "--", executable(t), "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=3m")
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), inside+"=1")
 	out, err := cmd.CombinedOutput()
@@ -44,45 +49,42 @@ func Again(t testing.TB, fault ...string) bool {
 	return false
 }
 
-// Attach injects the faults into all threads of a process, and into what it starts, until detach is called.
+// Attach injects the faults into the threads that a process has, until detach is called. What it starts is left alone: it
+// shall not be able to blame that for its own failures.
 func Attach(t testing.TB, pid int, fault ...string) (detach func()) {
 	t.Helper()
-	cmd := exec.Command(need(t), append(arguments(fault), "-p", strconv.Itoa(pid))...)
+	program := need(t)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(threads) == 0 {
+		t.Fatalf("process %d is not there: %v", pid, err)
+	}
+	args := arguments(fault)
+	for _, thread := range threads {
+		args = append(args, "-p", filepath.Base(thread))
+	}
+	cmd := exec.Command(program, args...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The death of the test must not leave a traced process.
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	said := make(chan string, 1)
 	gone := make(chan struct{})
-	var text strings.Builder
 	go func() {
 		defer close(gone)
-		attached := false
-		for s := bufio.NewScanner(stderr); s.Scan(); {
-			fmt.Fprintln(&text, s.Text())
-			if !attached && strings.Contains(s.Text(), " attached") {
-				attached = true
-				said <- ""
-			}
-		}
+		said <- readAttached(stderr, len(threads))
+		_, _ = io.Copy(io.Discard, stderr)
 		_ = cmd.Wait()
-		if !attached {
-			said <- text.String()
-		}
 	}()
 	detach = sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(unix.SIGINT)
 		select {
 		case <-gone:
-		case <-time.After(attachLimit):
+		case <-time.After(detachLimit): // a thread waits in the kernel where nobody can reach it
 			_ = cmd.Process.Kill()
 			<-gone
-			t.Errorf("strace did not let go of process %d:\n%s", pid, text.String())
 		}
 	})
 	t.Cleanup(detach)
@@ -98,17 +100,37 @@ func Attach(t testing.TB, pid int, fault ...string) (detach func()) {
 	return detach
 }
 
+// readAttached reads what strace says until it has seen to all threads, of which some may have ended. It gives a text where
+// not one is left.
+func readAttached(stderr io.Reader, threads int) (problem string) {
+	var text strings.Builder
+	attached, seen := 0, 0
+	for s := bufio.NewScanner(stderr); s.Scan(); {
+		fmt.Fprintln(&text, s.Text())
+		switch {
+		case strings.HasSuffix(s.Text(), " attached"):
+			attached++
+			seen++
+		case strings.Contains(s.Text(), "attach: ptrace"):
+			seen++
+		}
+		if seen == threads && attached > 0 {
+			return ""
+		}
+	}
+	return "it says: " + text.String()
+}
+
 // arguments has all calls traced that faults are for, and nothing printed but strace's own messages.
 func arguments(fault []string) []string {
-	args := []string{"-f", "-o", "/dev/null"}
+	args := []string{"-o", "/dev/null"}
 	var calls []string
 	for _, f := range fault {
 		call, _, _ := strings.Cut(f, ":")
 		calls = append(calls, call)
 		args = append(args, "-e", "inject="+f)
 	}
-	// Other calls do not stop the process.
-	return append(args, "--seccomp-bpf", "-e", "trace="+strings.Join(calls, ","))
+	return append(args, "-e", "trace="+strings.Join(calls, ","))
 }
 
 func executable(t testing.TB) string {
@@ -136,7 +158,7 @@ func need(t testing.TB) string {
 func refused(t testing.TB, text string) {
 	t.Helper()
 	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "strace: ") && strings.Contains(line, "Operation not permitted") {
+		if strings.Contains(line, "strace: ") && strings.Contains(line, "Operation not permitted") {
 			t.Skipf("processes cannot be traced here: %s", strings.TrimSpace(line))
 		}
 	}

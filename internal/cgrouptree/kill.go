@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
 // killPoll is how often a dying tree is looked at: v1 tells nobody when it is empty.
@@ -46,6 +48,10 @@ func (t Tree) KillBut(ctx context.Context, keep int) error {
 	defer t.Thaw()
 	for again := false; ; again = true {
 		pids, err := t.killPass(ctx, keep, again)
+		if exhaustion.Is(err) && ctx.Err() == nil { // who is left cannot be told for now
+			time.Sleep(killPoll)
+			continue
+		}
 		if err != nil || len(pids) == 0 {
 			return err
 		}

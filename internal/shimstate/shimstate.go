@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
@@ -81,7 +82,8 @@ func (d Dir) Write(r Record) error {
 	return nil
 }
 
-// Records reads all records. A folder whose record is absent or unreadable gives a record with the ID alone.
+// Records reads all records. A folder whose record is absent or unreadable gives a record with the ID alone; a want of
+// memory or descriptors is an error.
 func (d Dir) Records() ([]Record, error) {
 	entries, err := os.ReadDir(d.Containers())
 	if os.IsNotExist(err) {
@@ -93,7 +95,11 @@ func (d Dir) Records() ([]Record, error) {
 	var records []Record
 	for _, e := range entries {
 		r := Record{}
-		if b, err := os.ReadFile(d.record(e.Name())); err == nil {
+		b, err := os.ReadFile(d.record(e.Name()))
+		if exhaustion.Is(err) { // as if the container had no processes and no cgroups
+			return nil, fmt.Errorf("read record of container %s: %w", e.Name(), err)
+		}
+		if err == nil {
 			_ = json.Unmarshal(b, &r)
 		}
 		r.ID = e.Name()

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/cri-pouch/cri-pouch/integration/faults"
 )
 
 func TestRecords(t *testing.T) {
@@ -38,6 +40,26 @@ func TestRecords(t *testing.T) {
 	for _, r := range records {
 		if (r.ID == "whole") != (r.Pid == 7 && r.StartTime == 8 && r.CgroupPaths["pids"] == "/x") {
 			t.Errorf("%+v", r)
+		}
+	}
+}
+
+// Who cleans up after a shim would take a container without a record for one without processes.
+func TestARecordThatCannotBeReadForWantOfMemoryIsAnError(t *testing.T) {
+	if !faults.Again(t, "read:error=ENOMEM:when=5+") {
+		return
+	}
+	d := Of(t.TempDir())
+	if err := os.MkdirAll(d.Container("c"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Write(Record{ID: "c", Pid: 7}); err != nil {
+		t.Fatal(err)
+	}
+	for failed := false; !failed; {
+		r, err := d.Records()
+		if failed = err != nil; !failed && r[0].Pid != 7 {
+			t.Fatalf("the records are %+v", r)
 		}
 	}
 }

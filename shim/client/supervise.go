@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 )
@@ -198,7 +199,7 @@ func (c *Client) dial(ctx context.Context) (*connection, error) {
 		return nil, err
 	}
 	conn := &connection{broken: make(chan struct{})}
-	conn.rpc = ttrpc.NewClient(sock, ttrpc.WithOnClose(func() { close(conn.broken) }))
+	conn.rpc = ttrpc.NewClient(exhaustion.Conn(sock), ttrpc.WithOnClose(func() { close(conn.broken) }))
 	conn.task, conn.shim = taskapi.NewTTRPCTaskClient(conn.rpc), shimapi.NewShimClient(conn.rpc)
 	ctx, cancel := context.WithTimeout(ctx, probeLimit)
 	defer cancel()

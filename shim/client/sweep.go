@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 )
@@ -23,7 +24,8 @@ const sweepLimit = 10 * time.Second
 const sweepAtOnce = 32
 
 // sweep ends the containers that a dead shim left and removes what it kept of them. The caller holds the shim's lock.
-// One that cannot be ended is logged and left for the next sweep.
+// One that cannot be ended is logged and left for the next sweep. Where the machine lacks memory or descriptors for it, the sweep
+// fails and is to be repeated.
 func (c *Client) sweep(ctx context.Context) error {
 	records, err := c.dir.Records()
 	if err != nil {
@@ -41,6 +43,9 @@ func (c *Client) sweep(ctx context.Context) error {
 			log := c.o.Log.WithField("container", r.ID)
 			if err := c.end(ctx, r); err != nil {
 				log.WithError(err).Error("a container that its shim left cannot be ended")
+				if exhaustion.Is(err) {
+					return fmt.Errorf("end container %s: %w", r.ID, err)
+				}
 				return nil
 			}
 			failpoint.Hit("shim.container-swept")
@@ -48,7 +53,9 @@ func (c *Client) sweep(ctx context.Context) error {
 			return nil
 		})
 	}
-	_ = group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
 	if err := os.Remove(c.dir.Socket()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove the socket of the dead shim: %w", err)
 	}
@@ -60,7 +67,9 @@ func (c *Client) sweep(ctx context.Context) error {
 func (c *Client) end(ctx context.Context, r shimstate.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepLimit)
 	defer cancel()
-	killProcess(r)
+	if err := killProcess(r); err != nil {
+		return err
+	}
 	tree := cgrouptree.Tree(r.CgroupPaths)
 	if err := tree.Kill(ctx); err != nil {
 		return err
@@ -78,17 +87,25 @@ func (c *Client) end(ctx context.Context, r shimstate.Record) error {
 }
 
 // killProcess kills the container's init, unless its pid belongs to somebody else by now.
-func killProcess(r shimstate.Record) {
+func killProcess(r shimstate.Record) error {
 	if r.Pid <= 0 {
-		return
+		return nil
 	}
 	fd, err := unix.PidfdOpen(r.Pid, 0)
+	if exhaustion.Is(err) {
+		return fmt.Errorf("open pidfd of process %d: %w", r.Pid, err)
+	}
 	if err != nil {
-		return
+		return nil // there is none
 	}
 	defer unix.Close(fd)
 	// Looked up after the descriptor was opened, the start time is that of the process which the descriptor holds.
-	if st, err := shimstate.ReadStat(r.Pid); err == nil && st.StartTime == r.StartTime {
+	st, err := shimstate.ReadStat(r.Pid)
+	if exhaustion.Is(err) {
+		return fmt.Errorf("look at process %d: %w", r.Pid, err)
+	}
+	if err == nil && st.StartTime == r.StartTime {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
+	return nil
 }
