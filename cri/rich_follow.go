@@ -34,7 +34,7 @@ type followers struct {
 	failures prometheus.Counter
 
 	mu    sync.Mutex
-	watch *filewatch.Watcher   // nil until the first rich container, and where the kernel gives none
+	watch *filewatch.Watcher   // nil until the first rich container
 	of    map[string]*follower // by the container's ID
 }
 
@@ -76,8 +76,11 @@ func (f *followers) follow(c *container, before richTold) {
 	one.starts, one.failed = before.of(record)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.of[c.id] != nil || f.watch == nil && !f.open() {
+	if f.of[c.id] != nil {
 		return
+	}
+	if f.watch == nil {
+		f.watch = filewatch.New(f.log)
 	}
 	f.of[c.id] = one
 	f.planLocked(one) // it watches from then on, and finds what has been written before
@@ -101,17 +104,6 @@ func (t richTold) of(r richrun.Record) (starts, failed int) {
 		return starts, len(r.Units)
 	}
 	return starts, t.failed
-}
-
-// open makes the watcher; f.mu is held.
-func (f *followers) open() bool {
-	w, err := filewatch.New(f.log)
-	if err != nil {
-		f.log.WithError(err).Warn("restarts inside of rich containers are told at their end only")
-		return false
-	}
-	f.watch = w
-	return true
 }
 
 // plan has a record looked at soon, and once for all that is written until then.

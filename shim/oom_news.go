@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
@@ -24,12 +25,17 @@ type oomNews interface {
 // listen gives what the kernel tells of a container's memory; nil where there is no cgroup for it.
 func (w *oomWatch) listen(c *container) (oomNews, error) {
 	if p, ok := c.tree[""]; ok && len(c.tree) == 1 {
-		return newFileNews(w.files, filepath.Join(p, "memory.events"))
+		return newFileNews(w.files, w.files.Each, filepath.Join(p, "memory.events"))
 	}
-	if p := c.tree["memory"]; p != "" {
-		return newEventfd(p)
+	p := c.tree["memory"]
+	if p == "" {
+		return nil, nil
 	}
-	return nil, nil
+	news, err := newEventfd(p)
+	if exhaustion.Is(err) { // the count of kills stands there, too
+		return newFileNews(w.files, w.files.Look, filepath.Join(p, "memory.oom_control"))
+	}
+	return news, err
 }
 
 // fileNews are writes of the kernel to a file of cgroup v2. Those that come before somebody looks are one.
@@ -41,10 +47,11 @@ type fileNews struct {
 	once  sync.Once
 }
 
-func newFileNews(files *filewatch.Watcher, path string) (oomNews, error) {
+// newFileNews has watch, a method of files, tell of changes of a file.
+func newFileNews(files *filewatch.Watcher, watch func(path string, changed func()) (filewatch.ID, error), path string) (oomNews, error) {
 	n := &fileNews{files: files, wake: make(chan struct{}, 1), quit: make(chan struct{})}
 	var err error
-	if n.watch, err = files.Each(path, func() { signal(n.wake) }); err != nil {
+	if n.watch, err = watch(path, func() { signal(n.wake) }); err != nil {
 		return nil, err
 	}
 	return n, nil

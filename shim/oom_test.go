@@ -29,10 +29,7 @@ func TestAKillIsFoundAfterTheScopeIsGone(t *testing.T) {
 	}
 	count(parent, 7) // of containers long gone
 	log := logrus.NewEntry(logrus.StandardLogger())
-	files, err := filewatch.New(log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := filewatch.New(log)
 	files.Close() // the watch loses the race: what it did not read is the case here
 	w := newOOMWatch(files, log)
 	follow := func(name string) *container {
@@ -98,10 +95,7 @@ type watched struct {
 func newWatched(t *testing.T) *watched {
 	t.Helper()
 	log := logrus.NewEntry(logrus.StandardLogger())
-	files, err := filewatch.New(log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := filewatch.New(log)
 	t.Cleanup(files.Close)
 	return &watched{newOOMWatch(files, log), t, t.TempDir(), newBroker()}
 }

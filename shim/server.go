@@ -86,11 +86,7 @@ func New(o Options) (*Server, error) {
 		lock.Close()
 		return nil, err
 	}
-	files, err := filewatch.New(o.Log)
-	if err != nil {
-		lock.Close()
-		return nil, err
-	}
+	files := filewatch.New(o.Log)
 	return &Server{
 		dir: dir, log: o.Log, lock: lock, startedAt: time.Now(), host: newHost(o.Log), events: newBroker(), files: files, oom: newOOMWatch(files, o.Log),
 		slots:      newSlots(max(4, 4*runtime.NumCPU())),

@@ -33,10 +33,7 @@ func write(t *testing.T, f *os.File) {
 
 func newWatcher(t *testing.T) *Watcher {
 	t.Helper()
-	w, err := New(logrus.NewEntry(logrus.New()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := New(logrus.NewEntry(logrus.New()))
 	t.Cleanup(w.Close)
 	return w
 }
