@@ -43,23 +43,19 @@ type Node struct {
 }
 
 // OpenNode reads the folders and follows them until Close.
-func OpenNode(o NodeOptions) (*Node, error) {
+func OpenNode(o NodeOptions) *Node {
 	n := &Node{o: o, said: map[string]string{}, count: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "cri_pouch_node_hook_files", Help: "Files that declare hooks of the node, by whether they are used or invalid.",
 	}, []string{"state"})}
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(n.count)
 	}
-	w, err := dirwatch.Open("node's hooks", o.Dirs, o.Log, n.load)
-	if err != nil {
-		return nil, err
-	}
-	n.watch = w
-	return n, nil
+	n.watch = dirwatch.Open("node's hooks", o.Dirs, o.Log, n.load)
+	return n
 }
 
 // Close ends the watch.
-func (n *Node) Close() error { return n.watch.Close() }
+func (n *Node) Close() { n.watch.Close() }
 
 // List gives the files in the order in which their hooks run, those that are not used too.
 func (n *Node) List() []NodeFile {

@@ -75,17 +75,10 @@ func openNode(t *testing.T) (n *Node, dir, program string, log *logtest.Hook, r 
 	}
 	logger, log := logtest.NewNullLogger()
 	r = prometheus.NewRegistry()
-	n, err := OpenNode(NodeOptions{
+	n = OpenNode(NodeOptions{
 		Dirs: []string{dir}, DefaultTimeout: 5 * time.Second, MaxTimeout: 20 * time.Second, Log: logrus.NewEntry(logger), Metrics: r,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(n.Close)
 	return n, dir, program, log, r
 }
 

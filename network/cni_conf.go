@@ -30,17 +30,13 @@ type confWatch struct {
 	changed chan struct{} // closed at the next reading
 }
 
-func watchConf(dir string, binDirs []string, log *logrus.Entry) (*confWatch, error) {
+func watchConf(dir string, binDirs []string, log *logrus.Entry) *confWatch {
 	w := &confWatch{dir: filepath.Clean(dir), binDirs: binDirs, log: log, changed: make(chan struct{})}
-	watch, err := dirwatch.Open("CNI configuration", []string{dir}, log, w.load)
-	if err != nil {
-		return nil, err
-	}
-	w.watch = watch
-	return w, nil
+	w.watch = dirwatch.Open("CNI configuration", []string{dir}, log, w.load)
+	return w
 }
 
-func (w *confWatch) close() error { return w.watch.Close() }
+func (w *confWatch) close() { w.watch.Close() }
 
 // current gives the configuration to be used now. It looks whether the plugins are there, since they may come later than
 // the configuration and from elsewhere.

@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -54,11 +53,7 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	if err := shareNSDir(o.nsDir()); err != nil {
 		return nil, err
 	}
-	conf, err := watchConf(o.CNIConfDir, o.CNIBinDirs, o.Log)
-	if err != nil {
-		return nil, err
-	}
-	return &Manager{o: o, conf: conf, cni: newCNIRunner(o)}, nil
+	return &Manager{o: o, conf: watchConf(o.CNIConfDir, o.CNIBinDirs, o.Log), cni: newCNIRunner(o)}, nil
 }
 
 func (o *Options) complete() error {
@@ -97,7 +92,8 @@ func (o Options) sandboxesDir() string { return filepath.Join(o.StateDir, "sandb
 
 // Close ends the watch. Pods keep what they have; the mount that holds the pins goes only when there is none.
 func (m *Manager) Close() error {
-	return errors.Join(m.conf.close(), unshareNSDir(m.o.nsDir()))
+	m.conf.close()
+	return unshareNSDir(m.o.nsDir())
 }
 
 // Ready is nil when a CNI configuration is loaded and its plugins are there. The error says what is missing and where

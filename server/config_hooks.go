@@ -32,7 +32,7 @@ func checkNodeTimeout(d Duration, high time.Duration) error {
 }
 
 // openNodeHooks reads the files of the node's hooks and follows them.
-func (c Config) openNodeHooks(log *logrus.Entry, registry prometheus.Registerer) (*hooks.Node, error) {
+func (c Config) openNodeHooks(log *logrus.Entry, registry prometheus.Registerer) *hooks.Node {
 	return hooks.OpenNode(hooks.NodeOptions{
 		Dirs: c.Hooks.Dirs, DefaultTimeout: time.Duration(c.Hooks.NodeTimeout), MaxTimeout: time.Duration(c.Hooks.NodeTimeoutMax),
 		Log: log, Metrics: registry,

@@ -110,11 +110,8 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	r.add("connection to the shim", shim.Close)
-	nodeHooks, err := c.openNodeHooks(o.Log.WithField("room", "hooks"), registry)
-	if err != nil {
-		return nil, err
-	}
-	r.add("the node's hooks", nodeHooks.Close)
+	nodeHooks := c.openNodeHooks(o.Log.WithField("room", "hooks"), registry)
+	r.add("the node's hooks", func() error { nodeHooks.Close(); return nil })
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, Version: o.Version, PouchInit: pouchInit, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,

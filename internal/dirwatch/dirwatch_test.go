@@ -7,16 +7,47 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/integration/faults"
 )
 
-func TestFoldersAreFollowedThatComeLater(t *testing.T) {
+func TestFoldersAreFollowedThatComeLater(t *testing.T) { followFolders(t) }
+
+// Where root in a container has taken all instances or watches of the user, the folders are looked at.
+func TestFoldersAreFollowedWithoutAnInstance(t *testing.T) {
+	if faults.Again(t, "inotify_init1:error=EMFILE") {
+		followFolders(t)
+	}
+}
+
+func TestFoldersAreFollowedWithoutWatches(t *testing.T) {
+	if faults.Again(t, "inotify_add_watch:error=ENOSPC:when=3+") {
+		followFolders(t)
+	}
+}
+
+func TestFoldersAreFollowedWithoutAPlaceInThePoller(t *testing.T) {
+	if faults.Again(t, "epoll_ctl:error=ENOSPC:when=2+") {
+		followFolders(t)
+	}
+}
+
+// settle waits until a step, which may be several events, has been read.
+func settle(loads chan struct{}) {
+	for {
+		select {
+		case <-loads:
+		case <-time.After(3 * quiet):
+			return
+		}
+	}
+}
+
+func followFolders(t *testing.T) {
 	root := t.TempDir()
 	dir, other := filepath.Join(root, "etc", "conf.d"), filepath.Join(root, "usr")
 	loads := make(chan struct{}, 100)
-	w, err := Open("tests", []string{dir, other}, logrus.NewEntry(logrus.New()), func() { loads <- struct{}{} })
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := Open("tests", []string{dir, other}, logrus.NewEntry(logrus.New()), func() { loads <- struct{}{} })
 	<-loads // at once
 	for _, step := range []struct {
 		what string
@@ -45,17 +76,9 @@ func TestFoldersAreFollowedThatComeLater(t *testing.T) {
 		case <-time.After(time.Minute):
 			t.Fatalf("%s: nobody reads it", step.what)
 		}
-		for settled := false; !settled; { // a step may be several events
-			select {
-			case <-loads:
-			case <-time.After(3 * quiet):
-				settled = true
-			}
-		}
+		settle(loads)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	w.Close()
 	if err := os.WriteFile(filepath.Join(dir, "c"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
