@@ -6,19 +6,29 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
+
+// lookPause is the time between two looks at a socket that has no place in the epoll instance.
+const lookPause = time.Second
 
 // Watcher watches any number of sockets with one goroutine and no thread: its epoll instance waits on Go's own poller.
 // It is safe for concurrent use.
+//
+// Where the kernel has no room for a socket, which it counts against the user's limit of watches, the socket is looked at
+// once a second instead.
 type Watcher struct {
-	epoll *os.File
-	raw   syscall.RawConn
-	done  chan struct{}
+	epoll  *pollfile.File // nil: all sockets are looked at
+	raw    syscall.RawConn
+	closed chan struct{}
+	done   sync.WaitGroup
 
 	mu    sync.Mutex
 	next  int32
@@ -27,7 +37,11 @@ type Watcher struct {
 
 // New starts a Watcher; Close ends it.
 func New() (*Watcher, error) {
+	w := &Watcher{closed: make(chan struct{}), calls: map[int32]func(){}}
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if exhaustion.Is(err) {
+		return w, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("make epoll instance: %w", err)
 	}
@@ -35,12 +49,12 @@ func New() (*Watcher, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("make epoll instance: %w", err)
 	}
-	w := &Watcher{epoll: os.NewFile(uintptr(fd), "epoll"), done: make(chan struct{}), calls: map[int32]func(){}}
+	w.epoll = pollfile.New(fd, "epoll")
 	if w.raw, err = w.epoll.SyscallConn(); err != nil {
 		w.epoll.Close()
 		return nil, fmt.Errorf("make epoll instance: %w", err)
 	}
-	go w.run()
+	w.done.Go(w.run)
 	return w, nil
 }
 
@@ -62,8 +76,14 @@ func (w *Watcher) Watch(conn net.Conn, gone func()) (stop func(), err error) {
 	id := w.next
 	w.calls[id] = gone
 	w.mu.Unlock()
+	if w.epoll == nil {
+		return w.lookAt(raw, id), nil
+	}
 	event := unix.EpollEvent{Events: unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: id}
 	err = w.control(raw, unix.EPOLL_CTL_ADD, &event)
+	if exhaustion.Is(err) {
+		return w.lookAt(raw, id), nil
+	}
 	if err != nil {
 		w.take(id)
 		return nil, fmt.Errorf("watch connection from %s: %w", conn.RemoteAddr(), err)
@@ -72,6 +92,43 @@ func (w *Watcher) Watch(conn net.Conn, gone func()) (stop func(), err error) {
 		w.take(id)
 		_ = w.control(raw, unix.EPOLL_CTL_DEL, nil)
 	}, nil
+}
+
+// lookAt looks at a socket once a second, until it has failed, the watch is stopped or the Watcher closed.
+func (w *Watcher) lookAt(raw syscall.RawConn, id int32) (stop func()) {
+	stopped := make(chan struct{})
+	w.done.Go(func() {
+		ticker := time.NewTicker(lookPause)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+			case <-stopped:
+				return
+			case <-w.closed:
+				return
+			}
+			gone := false
+			if err := raw.Control(func(fd uintptr) { gone = hungUp(int(fd)) }); err == nil && !gone {
+				continue
+			}
+			if call := w.take(id); call != nil {
+				call()
+			}
+			return
+		}
+	})
+	return sync.OnceFunc(func() {
+		w.take(id)
+		close(stopped)
+	})
+}
+
+// hungUp reports what epoll would have told of. A want of memory is no end.
+func hungUp(fd int) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n > 0
 }
 
 // control adds or removes the socket.
@@ -93,7 +150,6 @@ func (w *Watcher) take(id int32) func() {
 }
 
 func (w *Watcher) run() {
-	defer close(w.done)
 	events := make([]unix.EpollEvent, 64)
 	for {
 		var n int
@@ -114,7 +170,11 @@ func (w *Watcher) run() {
 
 // Close ends all watches.
 func (w *Watcher) Close() error {
-	err := w.epoll.Close()
-	<-w.done
+	close(w.closed)
+	err := error(nil)
+	if w.epoll != nil {
+		err = w.epoll.Close()
+	}
+	w.done.Wait()
 	return err
 }
