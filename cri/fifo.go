@@ -3,11 +3,12 @@ package cri
 import (
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // pipeMax is the largest size of a pipe (pipe(7), pipe-max-size).
@@ -16,7 +17,7 @@ const pipeMax = 1 << 20
 // fifo collects what an exec'd process writes to one of its streams.
 type fifo struct {
 	path string
-	file *os.File
+	file *pollfile.File
 
 	mu     sync.Mutex
 	buf    []byte
@@ -33,7 +34,7 @@ func newFIFO(path string) (*fifo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	return &fifo{path: path, file: os.NewFile(uintptr(fd), path)}, nil
+	return &fifo{path: path, file: pollfile.New(fd, path)}, nil
 }
 
 // collect reads in the background, keeping what the budget allows. It must be called when the writer has opened the FIFO:

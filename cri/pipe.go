@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
 // pipes are the FIFOs between a stream's client and a process: the process has them as its stdio, or the shim copies
@@ -100,7 +102,7 @@ type inPipe struct {
 	path string
 
 	mu   sync.Mutex
-	file *os.File // nil: closed
+	file *pollfile.File // nil: closed
 }
 
 // newInPipe makes the FIFO and holds it open for both, so that nobody who opens it waits.
@@ -122,7 +124,7 @@ func (p *inPipe) connect() {
 	}
 	p.file = nil
 	if err == nil { // else the process has no stdin any more
-		p.file = os.NewFile(uintptr(fd), p.path)
+		p.file = pollfile.New(fd, p.path)
 	}
 }
 
@@ -152,7 +154,7 @@ func (p *inPipe) close() {
 // outPipe leads what comes out of a FIFO to the client.
 type outPipe struct {
 	path string
-	file *os.File
+	file *pollfile.File
 	done chan struct{} // of copyTo
 }
 
@@ -229,7 +231,7 @@ func (p *outPipe) close() {
 }
 
 // makePipe makes a FIFO and opens it without waiting for the other side.
-func makePipe(path string, flag int) (*os.File, error) {
+func makePipe(path string, flag int) (*pollfile.File, error) {
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
 	}
@@ -237,5 +239,5 @@ func makePipe(path string, flag int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return pollfile.New(fd, path), nil
 }

@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/network"
@@ -81,7 +83,11 @@ func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, complet
 		}
 		sb.listed.Store(true)
 		s.sandboxNames.adopt(sandboxName(rec.Config), rec.RequestDigest, id)
-		if rec.State == model.SandboxReady && !s.survives(sb) {
+		survives, err := s.survives(sb)
+		if err != nil {
+			return nil, false, err
+		}
+		if rec.State == model.SandboxReady && !survives {
 			if err := s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State = model.SandboxNotReady }); err != nil {
 				return nil, false, err
 			}
@@ -90,10 +96,11 @@ func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, complet
 	return cut, complete, nil
 }
 
-// survives says whether the sandbox's namespaces are still there: after a reboot they are not.
-func (s *Service) survives(sb *sandbox) bool {
+// survives reports whether the sandbox's namespaces are still there: after a reboot they are not. An error says that the
+// machine lacks something to tell.
+func (s *Service) survives(sb *sandbox) (bool, error) {
 	if sb.record().BootID != s.bootID {
-		return false
+		return false, nil
 	}
 	ns := s.Network.Namespaces(sb.pod())
 	for _, path := range []string{ns.Net, ns.IPC, ns.UTS, ns.User} {
@@ -101,11 +108,15 @@ func (s *Service) survives(sb *sandbox) bool {
 			continue
 		}
 		var st syscall.Statfs_t
-		if err := syscall.Statfs(path, &st); err != nil || st.Type != nsfsMagic {
-			return false
+		err := syscall.Statfs(path, &st)
+		if exhaustion.Is(err) {
+			return false, fmt.Errorf("look at the namespaces of sandbox %s: %w", sb.id, err)
+		}
+		if err != nil || st.Type != nsfsMagic {
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }
 
 // nsfsMagic is the type of a file that pins a namespace (linux/magic.h).
@@ -182,7 +193,12 @@ func (s *Service) recoverContainer(ctx context.Context, rec model.Container, hel
 // recoverUnheld puts back a container that the shim does not list, and which has not ended as far as is known.
 func (s *Service) recoverUnheld(ctx context.Context, c *container, told told) {
 	// The shim goes on with a creation that the former daemon has asked for, and lists the container when it is done.
-	if _, err := s.Runtime.State(ctx, c.id); err == nil || errdefs.IsFailedPrecondition(err) {
+	_, err := s.Runtime.State(ctx, c.id)
+	for errdefs.IsUnavailable(err) && ctx.Err() == nil { // the connection has broken, which says nothing of the container
+		pause(ctx, 100*time.Millisecond)
+		_, err = s.Runtime.State(ctx, c.id)
+	}
+	if err == nil || errdefs.IsFailedPrecondition(err) {
 		s.takeBack(ctx, c)
 		return
 	}

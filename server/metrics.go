@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
 // rpcMetrics are the figures of the edge, by RPC.
@@ -76,7 +78,7 @@ func serveMetrics(c Metrics, g prometheus.Gatherer, log *logrus.Entry) (stop fun
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		if err := srv.Serve(exhaustion.Listen(l, "metrics", log)); !errors.Is(err, http.ErrServerClosed) {
 			log.WithError(err).Error("metrics are no longer served")
 		}
 	}()

@@ -18,6 +18,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
@@ -129,7 +130,7 @@ func serve(ctx context.Context, o Options, svc service, registry *prometheus.Reg
 		return err
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(l) }()
+	go func() { failed <- srv.Serve(exhaustion.Listen(l, "the CRI socket", o.Log)) }()
 
 	watching, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cri-pouch/cri-pouch/cri/stream"
+	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
 // streams are the HTTP listener of exec, attach and port-forward, and what serves it.
@@ -67,7 +68,7 @@ func (s *streams) serve(l net.Listener, log *logrus.Entry) {
 	if s.http.TLSConfig != nil {
 		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
 	}
-	if err := serve(stream.Listen(l.(*net.TCPListener))); !errors.Is(err, http.ErrServerClosed) {
+	if err := serve(exhaustion.Listen(stream.Listen(l.(*net.TCPListener)), "streams", log)); !errors.Is(err, http.ErrServerClosed) {
 		log.WithError(err).Error("streams are no longer served")
 	}
 }
