@@ -56,7 +56,7 @@ func (b *StreamBackend) Attach(ctx context.Context, id string, in io.Reader, out
 		return err
 	}
 	terminal := c.view().rec.Config.TTY
-	p, err := newPipes(filepath.Join(b.s.StateDir, "exec", newID()), in != nil, errOut != nil && !terminal)
+	p, err := newPipes(filepath.Join(b.s.StateDir, "exec", newID()), b.s.removeStreamDir, in != nil, errOut != nil && !terminal)
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", id, err)
 	}

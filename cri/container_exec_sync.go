@@ -165,5 +165,5 @@ func (x *syncExec) close() {
 		}
 	}
 	x.kept.release()
-	_ = os.RemoveAll(x.dir)
+	x.s.removeStreamDir(x.dir)
 }

@@ -69,7 +69,7 @@ func (s *Service) newExecProcess(c *container, cmd []string, stdin, stderr, tty 
 		return nil, fmt.Errorf("encode process of exec in container %s: %w", c.id, err)
 	}
 	id := newID()
-	p, err := newPipes(filepath.Join(s.StateDir, "exec", id), stdin, stderr && !tty)
+	p, err := newPipes(filepath.Join(s.StateDir, "exec", id), s.removeStreamDir, stdin, stderr && !tty)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,14 +19,15 @@ import (
 // to and from them. Folder and FIFOs are gone after close.
 type pipes struct {
 	dir            string
+	remove         func(dir string)
 	stdin          *inPipe  // nil: not asked for
 	stdout, stderr *outPipe // stderr is nil with a terminal
 }
 
 // newPipes makes the FIFOs in a new folder. stdout is always there: its reading end tells the shim that this daemon
-// lives.
-func newPipes(dir string, stdin, stderr bool) (_ *pipes, err error) {
-	p := &pipes{dir: dir}
+// lives. remove is called with the folder in the end.
+func newPipes(dir string, remove func(dir string), stdin, stderr bool) (_ *pipes, err error) {
+	p := &pipes{dir: dir, remove: remove}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of a stream: %w", err)
 	}
@@ -94,7 +96,15 @@ func (p *pipes) close() {
 			o.close()
 		}
 	}
-	_ = os.RemoveAll(p.dir)
+	p.remove(p.dir)
+}
+
+// removeStreamDir removes the folder of a stream's FIFOs: later, where the machine lacks descriptors or memory for it now.
+func (s *Service) removeStreamDir(dir string) {
+	if err := os.RemoveAll(dir); err != nil {
+		s.Log.WithError(err).Warn("cannot remove the folder of a stream yet, will try again")
+		s.chores.run("remove the folder of a stream", time.Second, func(context.Context) error { return os.RemoveAll(dir) })
+	}
 }
 
 // inPipe leads what the client sends into a FIFO.

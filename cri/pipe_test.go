@@ -29,7 +29,7 @@ func otherSide(t *testing.T, p *pipes) (stdin, stdout *os.File) {
 
 func testPipes(t *testing.T) *pipes {
 	t.Helper()
-	p, err := newPipes(filepath.Join(t.TempDir(), "exec"), true, false)
+	p, err := newPipes(filepath.Join(t.TempDir(), "exec"), func(dir string) { _ = os.RemoveAll(dir) }, true, false)
 	if err != nil {
 		t.Fatal(err)
 	}
