@@ -10,6 +10,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -69,14 +70,15 @@ func (b *StreamBackend) Attach(ctx context.Context, id string, in io.Reader, out
 	}
 	failpoint.Hit("attach.connected")
 	p.connect(in, out, errOut)
-	go followSize(ctx, resize, func(width, height uint32) {
+	setSize := func(width, height uint32) {
 		if !terminal {
 			return
 		}
 		if err := b.s.Runtime.ResizePty(ctx, id, "", width, height); err != nil && ctx.Err() == nil {
 			b.s.Log.WithField("container", id).WithError(err).Debug("cannot resize a terminal")
 		}
-	})
+	}
+	crash.Go(b.s.Log, "follow the size of a client's terminal", func() { followSize(ctx, resize, setSize) })
 	if err := wait(); err != nil {
 		return attachFailure(ctx, id, err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // chores is work that must be done in the end although no client waits for it: it is tried again until it succeeds or
@@ -31,7 +33,7 @@ func (c *chores) stop() {
 
 // run calls fn in the background until it gives nil, first after wait, then with pauses that double up to a minute.
 func (c *chores) run(what string, wait time.Duration, fn func(context.Context) error) {
-	c.wg.Go(func() {
+	c.wg.Go(crash.Guard(c.log, what, func() {
 		for pause := wait; ; pause = min(max(2*pause, 100*time.Millisecond), time.Minute) {
 			select {
 			case <-time.After(pause):
@@ -39,14 +41,14 @@ func (c *chores) run(what string, wait time.Duration, fn func(context.Context) e
 				return
 			}
 			ctx, cancel := context.WithTimeout(c.ctx, containerLimit)
-			err := fn(ctx)
+			err := crash.Try(c.log, what, func() error { return fn(ctx) })
 			cancel()
 			if err == nil || c.ctx.Err() != nil {
 				return
 			}
 			c.log.WithError(err).Warnf("cannot %s yet, will try again", what)
 		}
-	})
+	}))
 }
 
 // readBootID identifies this boot of the kernel (proc_sys_kernel(5)).

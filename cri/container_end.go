@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -66,43 +67,43 @@ func (s *Service) lost(ctx context.Context, c *container, message string, ran bo
 // finish ends a container once: the end is made durable, then visible, then shim and mount are let go. Deleting before
 // recording could run a container twice after a crash.
 func (s *Service) finish(ctx context.Context, c *container, end model.End) {
-	c.endOnce.Do(func() {
-		c.mu.Lock()
-		if c.rec.End != nil {
-			c.mu.Unlock()
-			return
-		}
-		if end.StartedAt.IsZero() {
-			end.StartedAt = c.startedAt
-		}
-		rec := c.rec
+	c.finishing.Lock() // and no sync.Once: what a panic cuts short is done again
+	defer c.finishing.Unlock()
+	c.mu.Lock()
+	if c.rec.End != nil {
 		c.mu.Unlock()
-		s.hookEnd(rec, &end)
-		rec.End = &end
-		if end.Reason != reasonStartError && !end.StartedAt.IsZero() {
-			s.tellStarted(c, end.StartedAt)
-		}
-		s.followers.leave(c)
-		err := s.putContainer(ctx, rec)
-		failpoint.Hit("container.end-recorded")
-		c.mu.Lock()
-		c.rec, c.status, c.startedAt = rec, task.Stopped, end.StartedAt
-		c.mu.Unlock()
-		close(c.ended)
-		log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
-		s.tellEnded(c, end)
-		log.WithField("code", end.ExitCode).WithField("reason", end.Reason).Info("container ended")
+		return
+	}
+	if end.StartedAt.IsZero() {
+		end.StartedAt = c.startedAt
+	}
+	rec := c.rec
+	c.mu.Unlock()
+	s.hookEnd(rec, &end)
+	rec.End = &end
+	if end.Reason != reasonStartError && !end.StartedAt.IsZero() {
+		s.tellStarted(c, end.StartedAt)
+	}
+	s.followers.leave(c)
+	err := s.putContainer(ctx, rec)
+	failpoint.Hit("container.end-recorded")
+	c.mu.Lock()
+	c.rec, c.status, c.startedAt = rec, task.Stopped, end.StartedAt
+	c.mu.Unlock()
+	close(c.ended)
+	log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
+	crash.Run(log, "tell of the container's end", func() { s.tellEnded(c, end) })
+	log.WithField("code", end.ExitCode).WithField("reason", end.Reason).Info("container ended")
+	if err != nil {
+		log.WithError(err).Warn("cannot record the end of the container yet, will try again")
+	}
+	s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error {
 		if err != nil {
-			log.WithError(err).Warn("cannot record the end of the container yet, will try again")
-		}
-		s.chores.run("clean up after container "+c.id, 0, func(ctx context.Context) error {
-			if err != nil {
-				if err = s.putContainer(ctx, rec); err != nil {
-					return err
-				}
+			if err = s.putContainer(ctx, rec); err != nil {
+				return err
 			}
-			return s.letGo(ctx, c)
-		})
+		}
+		return s.letGo(ctx, c)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 	"github.com/cri-pouch/cri-pouch/snapshot"
 )
@@ -69,10 +70,10 @@ func gather[T, R any](items []T, read func(T) *R) []*R {
 	var wg sync.WaitGroup
 	for i, item := range items {
 		slots <- struct{}{}
-		wg.Go(func() {
+		wg.Go(crash.Guard(nil, "read figures", func() {
 			defer func() { <-slots }()
 			all[i] = read(item)
-		})
+		}))
 	}
 	wg.Wait()
 	kept := all[:0]

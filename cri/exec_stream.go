@@ -10,6 +10,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -38,7 +39,7 @@ func (b *StreamBackend) Exec(ctx context.Context, id string, cmd []string, in io
 	defer x.forget(ctx)
 	failpoint.Hit("exec.started")
 	x.pipes.connect(in, out, errOut)
-	go x.follow(ctx, resize)
+	crash.Go(b.s.Log, "follow the size of a client's terminal", func() { x.follow(ctx, resize) })
 	exit, err := b.s.Runtime.Wait(ctx, x.req.ID, x.req.ExecID)
 	if err != nil {
 		x.kill(ctx)

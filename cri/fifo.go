@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
@@ -41,7 +42,7 @@ func newFIFO(path string) (*fifo, error) {
 // before, a read would see the end of it.
 func (f *fifo) collect(b *budget) {
 	f.budget, f.done = b, make(chan struct{})
-	go func() {
+	crash.Go(nil, "read the output of an exec", func() {
 		defer close(f.done)
 		chunk := make([]byte, 32<<10)
 		for {
@@ -51,7 +52,7 @@ func (f *fifo) collect(b *budget) {
 				return
 			}
 		}
-	}()
+	})
 }
 
 func (f *fifo) keep(b []byte) {

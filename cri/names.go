@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // names makes creates idempotent. Each object has a unique name (of its CRI metadata); a second request for the name
@@ -57,7 +60,7 @@ func (n *names) create(ctx context.Context, name, digest string, mk maker) (stri
 		if mine {
 			c = &creation{digest: digest, done: make(chan struct{}), gone: make(chan struct{})}
 			n.m[name] = c
-			go n.run(ctx, name, c, mk)
+			crash.Go(log.G(ctx), "create "+mk.what, func() { n.run(ctx, name, c, mk) })
 		}
 		n.mu.Unlock()
 
@@ -104,14 +107,15 @@ func (n *names) answer(ctx context.Context, name, digest string, c *creation, mk
 			mk.what, name, c.id, errdefs.ErrAlreadyExists)
 	}
 	c.doomed = true
-	go n.destroy(ctx, name, c, mk)
+	crash.Go(log.G(ctx), "take back "+mk.what, func() { n.destroy(ctx, name, c, mk) })
 	return "", true, nil
 }
 
 func (n *names) run(ctx context.Context, name string, c *creation, mk maker) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mk.limit)
 	defer cancel()
-	id, err := guarded(ctx, mk.make)
+	var id string
+	err := crash.Try(log.G(ctx), "create "+mk.what, func() (err error) { id, err = mk.make(ctx); return err })
 	n.mu.Lock()
 	c.id, c.err = id, err
 	if err != nil {
@@ -122,7 +126,7 @@ func (n *names) run(ctx context.Context, name string, c *creation, mk maker) {
 	if err != nil {
 		return
 	}
-	time.AfterFunc(n.untold, func() {
+	time.AfterFunc(n.untold, crash.Guard(log.G(ctx), "take back "+mk.what, func() {
 		n.mu.Lock()
 		idle := !c.told && !c.doomed && n.m[name] == c
 		c.doomed = c.doomed || idle
@@ -130,17 +134,7 @@ func (n *names) run(ctx context.Context, name string, c *creation, mk maker) {
 		if idle {
 			n.destroy(ctx, name, c, mk)
 		}
-	})
-}
-
-// guarded turns a panic of a goroutine that no edge watches into an error.
-func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id string, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("internal error: %v", r)
-		}
-	}()
-	return fn(ctx)
+	}))
 }
 
 // destroy takes back an untold object. If that fails the object is given up to the lists, where the client finds and
@@ -148,7 +142,7 @@ func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id 
 func (n *names) destroy(ctx context.Context, name string, c *creation, mk maker) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mk.limit)
 	defer cancel()
-	err := mk.destroy(ctx, c.id)
+	err := crash.Try(log.G(ctx), "take back "+mk.what, func() error { return mk.destroy(ctx, c.id) })
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err != nil {

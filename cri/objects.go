@@ -114,9 +114,9 @@ type container struct {
 	startOver  chan struct{} // closed when the start in progress is over
 	dismissals int
 
-	ended   chan struct{} // closed when rec.End is set
-	cleaned chan struct{} // closed when shim and mount let go of it
-	endOnce sync.Once
+	ended     chan struct{} // closed when rec.End is set
+	cleaned   chan struct{} // closed when shim and mount let go of it
+	finishing sync.Mutex    // held by who ends it
 }
 
 func newContainer(rec model.Container) *container {

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
@@ -68,7 +69,7 @@ func (p *pipes) paths() (stdin, stdout, stderr string) {
 func (p *pipes) connect(in io.Reader, out, errOut io.Writer) {
 	if p.stdin != nil {
 		p.stdin.connect()
-		go p.stdin.copyFrom(in)
+		crash.Go(nil, "copy a client's input", func() { p.stdin.copyFrom(in) })
 	}
 	p.stdout.copyTo(out)
 	if p.stderr != nil {
@@ -145,6 +146,7 @@ func (p *inPipe) copyFrom(in io.Reader) {
 	f := p.file
 	p.mu.Unlock()
 	if f != nil {
+		defer p.close()
 		_, _ = io.Copy(f, in)
 		p.close()
 	}
@@ -181,13 +183,13 @@ func newOutPipe(path string) (*outPipe, error) {
 // everything, is dropped: a client that has closed one stream must not stop the process.
 func (p *outPipe) copyTo(out io.Writer) {
 	p.done = make(chan struct{})
-	go func() {
+	crash.Go(nil, "copy output to a client", func() {
 		defer close(p.done)
 		chunk := make([]byte, 32<<10)
 		for {
 			n, err := p.file.Read(chunk)
 			if n > 0 && out != nil {
-				if _, err := out.Write(chunk[:n]); err != nil {
+				if err := crash.Try(nil, "write to a client", func() error { _, err := out.Write(chunk[:n]); return err }); err != nil {
 					out = nil
 				}
 			}
@@ -198,7 +200,7 @@ func (p *outPipe) copyTo(out io.Writer) {
 				return
 			}
 		}
-	}()
+	})
 }
 
 // rest copies what stands in the pipe, at most what the largest pipe holds: somebody may write on for ever.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // PortForward gives a URL under which a client connects to TCP ports of a ready sandbox, once and within a minute.
@@ -72,27 +74,30 @@ func (b *StreamBackend) PortForward(ctx context.Context, id string, port int32, 
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(sb.life, func() { cancel(context.Cause(sb.life)) })()
+	defer context.AfterFunc(sb.life, crash.Guard(b.s.Log, "end a port-forward", func() { cancel(context.Cause(sb.life)) }))()
 	conn, err := b.s.Network.Dial(ctx, sb.pod(), uint16(port))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	defer context.AfterFunc(ctx, func() {
+	defer context.AfterFunc(ctx, crash.Guard(b.s.Log, "close a forwarded connection", func() {
 		_ = conn.SetLinger(0) // a pod that reads nothing would not see an orderly end behind what is on its way
 		conn.Close()
-	})()
+	}))()
 	sent := &countedWriter{w: conn}
 	toPod := make(chan struct{})
-	go func() {
+	crash.Go(b.s.Log, "copy to a forwarded port", func() {
 		defer close(toPod)
-		_, _ = io.Copy(sent, stream)
+		if err := crash.Try(b.s.Log, "read from the client", func() error { _, err := io.Copy(sent, stream); return err }); errdefs.IsInternal(err) {
+			conn.Close()
+			return
+		}
 		if wasReset(stream) {
 			conn.Close()
 			return
 		}
 		_ = conn.CloseWrite()
-	}()
+	})
 	_, err = io.Copy(untilReset{stream}, conn)
 	switch {
 	case ctx.Err() != nil:

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/procs"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
@@ -166,12 +167,12 @@ func (s *Service) processes(ctx context.Context, c *container) (found []procs.Pr
 		err     error
 	}
 	answers := make(chan answer, 1)
-	go func() {
+	crash.Go(s.Log, "read the processes of container "+c.id, func() {
 		defer c.looking.Release(1)
 		list := func() ([]uint32, error) { return s.Runtime.Pids(ctx, c.id) }
 		found, omitted, err := procs.Read(list, c.view().pid, processesMax)
 		answers <- answer{found, omitted, err}
-	}()
+	})
 	select {
 	case a := <-answers:
 		return a.found, a.omitted, a.err

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
@@ -55,7 +56,7 @@ func (s *Service) Recover(ctx context.Context) error {
 	}
 	s.sweepState()
 	s.sweepVolumes(complete)
-	s.chores.wg.Go(func() { s.watch(s.chores.ctx) })
+	s.chores.wg.Go(crash.Keep(s.chores.ctx, s.Log, "follow the shim's events", func() { s.watch(s.chores.ctx) }))
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
@@ -118,7 +119,7 @@ func (f *followers) planLocked(one *follower) {
 		return
 	}
 	one.due = true
-	time.AfterFunc(one.pause, func() { f.look(one) })
+	time.AfterFunc(one.pause, crash.Guard(f.log, "look at the record of container "+one.c.id, func() { f.look(one) }))
 }
 
 // look has the next write to a record told, and tells what has been written.

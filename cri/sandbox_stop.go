@@ -12,6 +12,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -69,13 +70,13 @@ func (s *Service) endAll(ctx context.Context, sb *sandbox) error {
 	var wg sync.WaitGroup
 	var errs []error
 	for _, c := range s.index.containersOf(sb.id) {
-		wg.Go(func() {
-			if err := s.killContainer(ctx, c); err != nil {
+		wg.Go(crash.Guard(s.Log, "end container "+c.id, func() {
+			if err := crash.Try(s.Log, "end container "+c.id, func() error { return s.killContainer(ctx, c) }); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()
 			}
-		})
+		}))
 	}
 	wg.Wait()
 	errs = append(errs, s.endHolder(ctx, sb))

@@ -12,20 +12,30 @@ import (
 // compares what the shim holds with what is known here: subscribing before listing misses nothing.
 func (s *Service) watch(ctx context.Context) {
 	for ctx.Err() == nil {
-		events, err := s.Runtime.Events(ctx)
-		if err == nil {
-			err = s.reconcile(ctx)
-		}
-		if err != nil {
+		if err := s.followShim(ctx); err != nil {
 			s.Log.WithError(err).Warn("cannot follow the shim's events, will try again")
 			pause(ctx, time.Second)
 			continue
 		}
-		for e := range events {
-			s.handle(ctx, e)
-		}
 		pause(ctx, 10*time.Millisecond)
 	}
+}
+
+// followShim handles events until the connection breaks.
+func (s *Service) followShim(ctx context.Context) error {
+	subscription, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := s.Runtime.Events(subscription)
+	if err == nil {
+		err = s.reconcile(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for e := range events {
+		s.handle(ctx, e)
+	}
+	return nil
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -43,14 +53,20 @@ func (s *Service) handle(ctx context.Context, e task.Event) {
 	}
 	switch e.Type {
 	case task.EventExit:
-		s.chores.wg.Go(func() { s.exited(context.WithoutCancel(ctx), c, *e.Exit) })
+		s.recordEnd(c, func() { s.exited(context.WithoutCancel(ctx), c, *e.Exit) })
 	case task.EventLost:
 		ran := c.view().status != task.Created
-		s.chores.wg.Go(func() { s.lost(context.WithoutCancel(ctx), c, lostMessage, ran) })
+		s.recordEnd(c, func() { s.lost(context.WithoutCancel(ctx), c, lostMessage, ran) })
 	case task.EventOOM:
 		s.Log.WithField("pod", c.sandboxID).WithField("container", c.id).Warn("the kernel's OOM killer ended a process of the container")
 		s.note(c, journal.Entry{Kind: journal.OOM})
 	}
+}
+
+// recordEnd records the end of a container in the background. A panic on the way must not leave it running for ever over
+// dead processes: it is tried again.
+func (s *Service) recordEnd(c *container, record func()) {
+	s.chores.run("record the end of container "+c.id, 0, func(context.Context) error { record(); return nil })
 }
 
 const lostMessage = "the shim died and took the container with it"

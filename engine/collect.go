@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // leftoverPrefix begins the keys of snapshots that layers are unpacked into; unpacking cannot be resumed.
@@ -48,7 +50,7 @@ func (e *Engine) StartCollecting(ctx context.Context) error {
 	e.gc.started.Do(func() {
 		err = e.Collect(ctx)
 		e.gc.running.Store(true)
-		go e.gc.run()
+		crash.Go(e.opts.Log, "collect garbage", e.gc.run)
 	})
 	return err
 }
@@ -130,7 +132,7 @@ func (c *collector) run() {
 			default:
 			}
 		}
-		if err := c.collect(context.Background()); err != nil {
+		if err := crash.Try(c.e.opts.Log, "collect garbage", func() error { return c.collect(context.Background()) }); err != nil {
 			c.e.opts.Log.WithError(err).Warn("garbage collection failed; it is tried again")
 		}
 	}

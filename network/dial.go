@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // Dial connects to a TCP port of the pod, as a process inside the pod would: at 127.0.0.1 and, where that is refused, at
@@ -75,7 +77,7 @@ func connect(ctx context.Context, f *os.File, to unix.Sockaddr) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { f.Close() })()
+	defer context.AfterFunc(ctx, crash.Guard(nil, "give up a connection", func() { f.Close() }))()
 	begun := false
 	var result error
 	err = raw.Write(func(fd uintptr) bool {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // GC releases every attachment but those of keep and those made since the start: first what is noted here, by DEL with
@@ -38,13 +40,13 @@ func (m *Manager) releaseOthers(ctx context.Context, wanted map[string]bool) err
 		if wanted[id] {
 			continue
 		}
-		wg.Go(func() {
+		wg.Go(crash.Guard(m.o.Log, "release the address of sandbox "+id, func() {
 			if err := m.releaseStale(ctx, id); err != nil {
 				mu.Lock()
 				errs = append(errs, err)
 				mu.Unlock()
 			}
-		})
+		}))
 	}
 	wg.Wait()
 	return errors.Join(errs...)

@@ -11,13 +11,15 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // onThread runs fn on a thread that ends with it, so that whatever fn does to the thread (unshare, setns, setresuid)
 // is seen by nothing else. It never is the main thread: that one cannot end, and /proc/PID/ns speaks of it.
 func onThread(fn func() error) error {
 	done := make(chan error, 1)
-	go func() {
+	crash.Go(nil, "work on a thread of its own", func() {
 		runtime.LockOSThread()
 		if unix.Gettid() == os.Getpid() {
 			// While this goroutine holds the main thread, the next one gets another.
@@ -25,8 +27,9 @@ func onThread(fn func() error) error {
 			runtime.UnlockOSThread()
 			return
 		}
-		done <- fn() // no unlock: Go ends a thread whose goroutine ends locked
-	}()
+		// No unlock: Go ends a thread whose goroutine ends locked.
+		done <- crash.Try(nil, "work on a thread of its own", fn)
+	})
 	return <-done
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
@@ -43,6 +45,19 @@ func newRPCMetrics(r prometheus.Registerer) *rpcMetrics {
 	}
 	r.MustRegister(m.duration, m.total, m.panics, m.inFlight)
 	return m
+}
+
+// newPanicCounter gives what counts panics by component, and all of them.
+func newPanicCounter(r prometheus.Registerer) func(component string) uint64 {
+	count := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "cri_pouch_panics_total", Help: "Panics outside of requests, each of which has ended one piece of work; each is a defect.",
+	}, []string{"component"})
+	r.MustRegister(count)
+	var total atomic.Uint64
+	return func(component string) uint64 {
+		count.WithLabelValues(component).Inc()
+		return total.Add(1)
+	}
 }
 
 // newRegistry gives the registry of this process; nothing is registered globally.
@@ -76,12 +91,12 @@ func serveMetrics(c Metrics, g prometheus.Gatherer, log *logrus.Entry) (stop fun
 	}
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10}
 	done := make(chan struct{})
-	go func() {
+	crash.Go(log, "serve metrics", func() {
 		defer close(done)
 		if err := srv.Serve(exhaustion.Listen(l, "metrics", log)); !errors.Is(err, http.ErrServerClosed) {
 			log.WithError(err).Error("metrics are no longer served")
 		}
-	}()
+	})
 	log.WithField("address", l.Addr().String()).Info("metrics are served")
 	return func(ctx context.Context) error {
 		err := srv.Shutdown(ctx)

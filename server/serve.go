@@ -18,6 +18,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	pouchv1 "github.com/cri-pouch/cri-pouch/cri/api/pouch/v1"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
@@ -51,6 +52,8 @@ func Serve(ctx context.Context, o Options) error {
 	// Rooms say the mode of what they make; what the shell's umask happened to be must not change it.
 	unix.Umask(0o022)
 	tell := newNotifier(o.Log)
+	registry := newRegistry(o.Version)
+	o.Log.Logger.AddHook(crash.Counter{Count: newPanicCounter(registry)})
 	// containerd's libraries log to the context's logger, and where they have no context to their own default.
 	containerdlog.L = o.Log
 	ctx = containerdlog.WithLogger(ctx, o.Log)
@@ -61,7 +64,6 @@ func Serve(ctx context.Context, o Options) error {
 	defer unlock()
 	failpoint.Hit("server.locked")
 
-	registry := newRegistry(o.Version)
 	tell.tell("STATUS=opening the store")
 	rooms, err := openRooms(ctx, o, registry)
 	if err != nil {
@@ -130,11 +132,14 @@ func serve(ctx context.Context, o Options, svc service, registry *prometheus.Reg
 		return err
 	}
 	failed := make(chan error, 1)
-	go func() { failed <- srv.Serve(exhaustion.Listen(l, "the CRI socket", o.Log)) }()
+	crash.Go(o.Log, "serve CRI", func() {
+		failed <- crash.Try(o.Log, "serve CRI", func() error { return srv.Serve(exhaustion.Listen(l, "the CRI socket", o.Log)) })
+	})
 
 	watching, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
-	go tell.watch(watching, func(ctx context.Context) error { return answers(ctx, socket) })
+	alive := func(ctx context.Context) error { return answers(ctx, socket) }
+	crash.Go(o.Log, "tell the service manager", crash.Keep(watching, o.Log, "tell the service manager", func() { tell.watch(watching, alive) }))
 	o.Log.WithFields(logrus.Fields{"socket": socket, "version": o.Version}).Info("ready")
 	tell.tell("READY=1\nSTATUS=serving on " + socket)
 	if o.Ready != nil {
@@ -162,14 +167,14 @@ func drain(srv *grpc.Server, e *edge, limit time.Duration, log *logrus.Entry) er
 		log.WithField("calls", calls).Info("ending, waiting for calls in progress")
 	}
 	done := make(chan struct{})
-	go func() { srv.GracefulStop(); close(done) }()
+	crash.Go(log, "end the calls", func() { srv.GracefulStop(); close(done) })
 	select {
 	case <-done:
 		return nil
 	case <-time.After(limit):
 	}
 	log.WithField("calls", e.inProgress()).Warn("calls are cut off, their time to end is over")
-	go srv.Stop()
+	crash.Go(log, "cut off the calls", srv.Stop)
 	select {
 	case <-done:
 		return nil

@@ -17,6 +17,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/cri-pouch/cri-pouch/cri/stream"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
@@ -57,7 +58,7 @@ func openStreams(c Streaming, backend stream.Backend, log *logrus.Entry) (*strea
 		Handler: s.server, ConnContext: s.server.ConnContext, TLSConfig: certificate, ErrorLog: debugLogger(log),
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
 	}
-	go s.serve(l, log)
+	crash.Go(log, "serve streams", func() { s.serve(l, log) })
 	log.WithField("address", l.Addr().String()).WithField("tls", certificate != nil).Info("streams are served")
 	return s, nil
 }

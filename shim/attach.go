@@ -3,12 +3,12 @@ package shim
 import (
 	"context"
 	"fmt"
-	"runtime/debug"
 	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -18,8 +18,7 @@ import (
 func (t shimService) Attach(ctx context.Context, r *shimapi.AttachRequest, to shimapi.Shim_AttachServer) (err error) {
 	defer func() { // the edge of calls is not asked for streams
 		if p := recover(); p != nil {
-			t.s.log.Errorf("panic: %v\n%s", p, debug.Stack())
-			err = fmt.Errorf("the shim failed inside Attach: %w", errdefs.ErrInternal)
+			err = crash.Report(t.s.log, "Attach", p)
 		}
 		err = toCode(err)
 	}()
@@ -59,10 +58,10 @@ func (c *container) attach(ctx context.Context, r *shimapi.AttachRequest, ready 
 	}
 	defer c.audience.drop(m)
 	m.start()
-	go func() {
+	crash.Go(c.log, "watch an attached client", func() {
+		defer m.detach(errDetached)
 		hungUp(m.outlets["stdout"].file)
-		m.detach(errDetached)
-	}()
+	})
 	if in != nil {
 		defer c.typeFrom(in)()
 	}
@@ -110,7 +109,7 @@ func (c *container) typeFrom(in *pollfile.File) (stop func()) {
 	stdin := c.init.io.input()
 	to, err := stdin.open()
 	if err != nil { // it was closed: what comes is dropped
-		go take(in, nil)
+		crash.Go(c.log, "drop a client's input", func() { take(in, nil) })
 		return func() {}
 	}
 	stop = sync.OnceFunc(func() {
@@ -122,9 +121,9 @@ func (c *container) typeFrom(in *pollfile.File) (stop func()) {
 			c.log.WithError(err).Warn("close stdin")
 		}
 	})
-	go func() {
+	crash.Go(c.log, "copy a client's input", func() {
+		defer stop()
 		take(in, to)
-		stop()
-	}()
+	})
 	return stop
 }

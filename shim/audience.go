@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
@@ -162,7 +163,7 @@ func (m *attachment) held() (sum int) {
 // start begins to copy.
 func (m *attachment) start() {
 	for _, o := range m.outlets {
-		m.running.Go(o.run)
+		m.running.Go(crash.Guard(nil, "copy to an attached client", o.run))
 	}
 }
 
@@ -187,10 +188,10 @@ func (m *attachment) finish() {
 		o.mu.Unlock()
 		signal(o.wake)
 	}
-	go func() {
+	crash.Go(nil, "let an attached client go", func() {
 		m.running.Wait()
 		m.detach(nil)
-	}()
+	})
 }
 
 // hungUp blocks until nobody has a FIFO, of which f is a writing end, open for reading, or f is closed. It reads and writes

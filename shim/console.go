@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
@@ -198,10 +199,10 @@ func (c *console) start() {
 		return
 	}
 	c.typing = make(chan struct{})
-	go func() {
+	crash.Go(nil, "copy a caller's input", func() {
 		defer close(c.typing)
 		_, _ = io.Copy(c.master, c.from)
-	}()
+	})
 }
 
 func (c *console) drain() {

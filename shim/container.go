@@ -15,7 +15,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -155,32 +157,33 @@ func (c *container) ran() bool {
 	return !c.startedAt.IsZero()
 }
 
-// watch waits for the end of the init and makes it known when the log is complete.
+// watch waits for the end of the init and makes it known when the log is complete. A panic in a step costs that step: a
+// container that has ended is not left running for ever.
 func (c *container) watch() {
 	exit := c.init.wait(c.log, func() { c.bereft(errContainerEnded) })
 	ran := c.ran()
+	step := func(what string, fn func()) { crash.Run(c.log, what+" of an ended container", fn) }
 	if c.rich != nil {
-		c.rich.close()
+		step("end the watch", c.rich.close)
 	}
-	exit.OOMKilled = c.s.oom.struck(c, exit.signal == unix.SIGKILL && !c.killed.Load())
+	step("count the OOM kills", func() {
+		exit.OOMKilled = c.s.oom.struck(c, exit.signal == unix.SIGKILL && !c.killed.Load())
+	})
 	if c.rich != nil {
-		exit = c.rich.exit(exit)
+		step("read the record", func() { exit = c.rich.exit(exit) })
 	}
-	c.s.oom.forget(c)
-	if !c.privatePID { // nobody else would end what the init leaves behind
-		ctx, cancel := context.WithTimeout(context.Background(), killLimit)
-		if err := c.tree.Kill(ctx); err != nil {
-			c.log.WithError(err).Error("processes of an ended container stay")
+	step("forget the OOM kills", func() { c.s.oom.forget(c) })
+	step("end the processes", c.killRest)
+	step("drain the output", func() {
+		failpoint.Hit("shim.container-ended")
+		for _, e := range c.allExecs() {
+			e.hurry()
 		}
-		cancel()
-	}
-	for _, e := range c.allExecs() {
-		e.hurry()
-	}
-	c.init.io.drain()
-	c.audience.end()
+		c.init.io.drain()
+	})
+	step("let the attached clients go", c.audience.end)
 	if ran {
-		c.poststop(exit)
+		step("run the poststop hooks", func() { c.poststop(exit) })
 	}
 	if err := c.logFile.Close(); err != nil {
 		c.log.WithError(err).Warn("log")
@@ -195,6 +198,18 @@ func (c *container) watch() {
 		c.s.events.publish(&shimapi.Event{Type: shimapi.Event_EXIT, Id: c.id, Exit: toAPI(exit.Exit)})
 	}
 	c.log.WithField("code", exit.Code).Debug("ended")
+}
+
+// killRest ends what the init of a container in a shared pid namespace leaves behind: nobody else would.
+func (c *container) killRest() {
+	if c.privatePID {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	if err := c.tree.Kill(ctx); err != nil {
+		c.log.WithError(err).Error("processes of an ended container stay")
+	}
 }
 
 func toAPI(e task.Exit) *shimapi.Exit {

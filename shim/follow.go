@@ -9,7 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
@@ -29,7 +31,7 @@ func newFollower(from *pollfile.File, to io.Writer, end func()) *follower {
 	return &follower{from: from, to: to, end: end, done: make(chan struct{})}
 }
 
-func (f *follower) start() { f.once.Do(func() { go f.run() }) }
+func (f *follower) start() { f.once.Do(func() { crash.Go(nil, "follow output", f.run) }) }
 
 func (f *follower) run() {
 	defer close(f.done)
@@ -53,7 +55,7 @@ func (f *follower) run() {
 		})
 		if piece != nil {
 			if n > 0 {
-				_, _ = f.to.Write((*piece)[:n])
+				f.write((*piece)[:n])
 			}
 			pieces.Put(piece)
 		}
@@ -73,6 +75,14 @@ func (f *follower) run() {
 	}
 }
 
+// write passes a piece on. A panic costs this piece: a program whose output nobody reads any more would stop.
+func (f *follower) write(p []byte) {
+	crash.Run(nil, "write output", func() {
+		failpoint.Hit("shim.output")
+		_, _ = f.to.Write(p)
+	})
+}
+
 // rest takes what stands in the pipe when the time is up: as much as a pipe can hold and no more, since somebody may
 // write on for ever.
 func (f *follower) rest() {
@@ -89,7 +99,7 @@ func (f *follower) rest() {
 			if err != nil || n == 0 {
 				return
 			}
-			_, _ = f.to.Write((*piece)[:n])
+			f.write((*piece)[:n])
 			left -= n
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
@@ -165,13 +166,13 @@ func (c *container) prestart() error {
 	}()
 	ctx, cancel := c.prestartTime()
 	defer cancel()
-	go func() {
+	crash.Go(c.log, "watch the prestart hooks", func() {
+		defer cancel()
 		select {
 		case <-c.init.gone:
-			cancel()
 		case <-ctx.Done():
 		}
-	}()
+	})
 	list := c.hooks.plan.Prestart
 	for i, hook := range list {
 		result := c.hooks.run(ctx, hookrun.Prestart, hook, newPrestartPlace(c))

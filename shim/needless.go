@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/ttrpc"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -31,14 +32,18 @@ func (s *Server) attend(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		why, force := s.needless()
-		if why == "" {
-			continue
-		}
-		// It refuses when a container came meanwhile.
-		if err := s.shutdown(ctx, force); err == nil || force {
-			s.log.WithError(err).Info(why)
-		}
+		crash.Run(s.log, "look whether anybody needs the shim", func() { s.endIfNeedless(ctx) })
+	}
+}
+
+func (s *Server) endIfNeedless(ctx context.Context) {
+	why, force := s.needless()
+	if why == "" {
+		return
+	}
+	// It refuses when a container came meanwhile.
+	if err := s.shutdown(ctx, force); err == nil || force {
+		s.log.WithError(err).Info(why)
 	}
 }
 

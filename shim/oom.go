@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 )
@@ -47,7 +48,7 @@ func (w *oomWatch) follow(c *container) {
 	defer w.mu.Unlock()
 	w.entries[c] = e
 	if news != nil {
-		go w.run(c, news)
+		crash.Go(c.log, "watch for the OOM killer", crash.Keep(c.life, c.log, "watch for the OOM killer", func() { w.run(c, news) }))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
 
@@ -96,6 +97,12 @@ func signal(c chan struct{}) {
 
 // run writes what comes until the last of it, or the end of the attachment.
 func (o *outlet) run() {
+	if !crash.Run(nil, "copy to an attached client", o.copy) {
+		o.m.detach(errDetached)
+	}
+}
+
+func (o *outlet) copy() {
 	for {
 		chunk, last := o.next()
 		if chunk == nil {

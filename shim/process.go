@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
+	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -62,17 +65,17 @@ func adopt(lp *libcontainer.Process, io streams) (*process, error) {
 // whoever keeps it.
 func (p *process) wait(log *logrus.Entry, ended func()) ending {
 	defer close(p.gone)
-	if err := p.fd.Wait(); err != nil {
+	if err := crash.Try(log, "wait for a process", p.fd.Wait); err != nil {
 		log.WithError(err).Error("waiting by thread instead")
 	}
 	if ended != nil {
 		ended()
 	}
-	p.kept.Lock()
-	// It has ended: this returns at once, with an error for any code but 0.
-	state, err := p.lp.Wait()
-	p.reaped = true
-	p.kept.Unlock()
+	var state *os.ProcessState
+	err := crash.Try(log, "reap a process", func() (err error) {
+		state, err = p.reap()
+		return err
+	})
 	now := time.Now()
 	p.end = ending{Exit: task.Exit{ExitedAt: now, Code: 255}, endedAt: now}
 	if state == nil {
@@ -86,6 +89,24 @@ func (p *process) wait(log *logrus.Entry, ended func()) ending {
 		}
 	}
 	return p.end
+}
+
+// reap returns at once where the process has ended, with an error for any code but 0.
+func (p *process) reap() (*os.ProcessState, error) {
+	p.kept.Lock()
+	defer p.kept.Unlock()
+	p.reaped = true
+	return p.lp.Wait()
+}
+
+// follow sees an exec'd process through to its end, which is known whatever happens on the way.
+func (p *process) follow(log *logrus.Entry) {
+	exit := p.wait(log, nil)
+	crash.Run(log, "drain the output of an exec", func() {
+		failpoint.Hit("shim.exec-ended")
+		p.io.drain()
+	})
+	p.finish(exit.Exit)
 }
 
 // keep gives the process's pid to the caller until release: it may end, but is not reaped, so that the pid does not become

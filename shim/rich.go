@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/filewatch"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
@@ -89,8 +90,18 @@ func (r *rich) start() (err error) {
 	if err := r.arm(); err != nil {
 		return err
 	}
-	r.over.Go(r.run)
+	r.over.Go(crash.Guard(r.c.log, "watch over a rich container", r.watchOver))
 	return nil
+}
+
+// watchOver is run. Nobody else would end a container whose application is over: after a panic it is killed.
+func (r *rich) watchOver() {
+	if crash.Run(r.c.log, "watch over the application", r.run) {
+		return
+	}
+	if err := r.c.kill(context.Background(), unix.SIGKILL, true); err != nil && !r.c.init.fd.Ended() {
+		r.c.log.WithError(err).Error("processes of a container that nobody watches over stay")
+	}
 }
 
 // run waits until the container is to end, and ends it.

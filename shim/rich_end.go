@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -55,7 +56,7 @@ func (r *rich) struck() {
 		return
 	}
 	r.settling = true
-	time.AfterFunc(oomSettle, r.settle)
+	time.AfterFunc(oomSettle, crash.Guard(r.c.log, "look at what the OOM killer has ended", r.settle))
 }
 
 // settle looks into it, and again if the OOM killer has struck meanwhile.
@@ -67,7 +68,7 @@ func (r *rich) settle() {
 	r.settling = r.struckAgain && !r.closed
 	r.struckAgain = false
 	if r.settling {
-		time.AfterFunc(max(oomSettle, readRest*time.Since(begun)), r.settle)
+		time.AfterFunc(max(oomSettle, readRest*time.Since(begun)), crash.Guard(r.c.log, "look at what the OOM killer has ended", r.settle))
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	taskapi "github.com/cri-pouch/cri-pouch/shim/api/taskv3"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
@@ -128,8 +129,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	taskapi.RegisterTaskService(server, taskService{s})
 	shimapi.RegisterShimService(server, shimService{s})
-	go s.attend(ctx)
-	go func() {
+	crash.Go(s.log, "look whether anybody needs the shim", func() { s.attend(ctx) })
+	crash.Go(s.log, "end the shim", func() {
 		<-s.ended
 		// The answer to Shutdown must get out first; it is the last one.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -137,7 +138,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		s.events.close()
 		_ = server.Shutdown(ctx)
 		_ = server.Close()
-	}()
+	})
 	err = server.Serve(ctx, exhaustion.Listen(listener, "the shim's socket", s.log))
 	if s.owns() { // else it may be another shim's
 		_ = os.Remove(s.dir.Socket())

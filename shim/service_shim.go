@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -71,7 +72,12 @@ func (t shimService) ReopenLog(_ context.Context, r *shimapi.ReopenLogRequest) (
 }
 
 // Events sends a first message at once, so that the caller knows from when on it misses nothing.
-func (t shimService) Events(ctx context.Context, _ *shimapi.EventsRequest, to shimapi.Shim_EventsServer) error {
+func (t shimService) Events(ctx context.Context, _ *shimapi.EventsRequest, to shimapi.Shim_EventsServer) (err error) {
+	defer func() { // the edge of calls is not asked for streams
+		if p := recover(); p != nil {
+			err = toCode(crash.Report(t.s.log, "Events", p))
+		}
+	}()
 	events, cancel := t.s.events.subscribe()
 	defer cancel()
 	if err := to.Send(&shimapi.Event{Type: shimapi.Event_READY}); err != nil {

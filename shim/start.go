@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
@@ -26,16 +27,19 @@ func (c *container) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = c.logFile.Reopen()
-	if err == nil {
-		err = c.startContainerHooks()
-	}
-	if err == nil {
-		err = c.prestart()
-	}
-	if err == nil {
-		err = c.run()
-	}
+	err = crash.Try(c.log, "start a container", func() error {
+		err := c.logFile.Reopen()
+		if err == nil {
+			err = c.startContainerHooks()
+		}
+		if err == nil {
+			err = c.prestart()
+		}
+		if err == nil {
+			err = c.run()
+		}
+		return err
+	})
 	settle(err)
 	if err == nil {
 		return nil
@@ -156,13 +160,13 @@ func (c *container) release() error {
 	_ = f.SetReadDeadline(time.Now().Add(startLimit))
 	finished := make(chan struct{})
 	defer close(finished)
-	go func() {
+	crash.Go(c.log, "watch a start", func() {
 		select {
 		case <-c.init.gone:
 			_ = f.SetReadDeadline(time.Unix(1, 0))
 		case <-finished:
 		}
-	}()
+	})
 	ran, err := readByte(f)
 	if err != nil && !ran {
 		// It may have written, run and ended before the end of the init was noticed.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // manyLayers is the number of layers from which on their paths may not fit into the page that mount(2) takes.
@@ -107,9 +109,9 @@ func idmapped(dir, tmp, uidmap, gidmap string) (_ string, undo func() error, err
 // mountFrom mounts an overlay whose options name folders relative to base, on a thread of its own that ends afterwards.
 func mountFrom(base, target, data string) error {
 	done := make(chan error, 1)
-	go func() {
+	crash.Go(nil, "mount an overlay", func() {
 		runtime.LockOSThread() // never unlocked: the thread has a working folder of its own and must not be used again
-		done <- func() error {
+		done <- crash.Try(nil, "mount an overlay", func() error {
 			if err := unix.Unshare(unix.CLONE_FS); err != nil {
 				return fmt.Errorf("unshare working folder: %w", err)
 			}
@@ -121,7 +123,7 @@ func mountFrom(base, target, data string) error {
 				err = fmt.Errorf("mount overlay: %w", err)
 			}
 			return errors.Join(err, unix.Chdir("/")) // the first thread of a process does not end
-		}()
-	}()
+		})
+	})
 	return <-done
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // reportEvery is the least time between two reports of one pull.
@@ -65,7 +67,7 @@ func (p *progress) view() PullProgress {
 // watch cancels a pull that waits for the registry and gets no byte for limit. The function it gives ends it.
 func (p *progress) watch(limit time.Duration, cancel context.CancelCauseFunc) (stop func()) {
 	quit := make(chan struct{})
-	go func() {
+	crash.Go(nil, "watch the progress of a pull", func() {
 		idle := time.Now()
 		tick := time.NewTicker(max(limit/8, time.Millisecond))
 		defer tick.Stop()
@@ -86,7 +88,7 @@ func (p *progress) watch(limit time.Duration, cancel context.CancelCauseFunc) (s
 				}
 			}
 		}
-	}()
+	})
 	return func() { close(quit) }
 }
 
@@ -120,7 +122,7 @@ func (c counted) Seek(offset int64, whence int) (int64, error) {
 // ends; then the channel is closed.
 func (s *Store) WatchPulls(ctx context.Context) <-chan []PullProgress {
 	out := make(chan []PullProgress)
-	go func() {
+	crash.Go(s.opts.Log, "report pulls", func() {
 		defer close(out)
 		for {
 			all, changed := s.pulls.view()
@@ -140,7 +142,7 @@ func (s *Store) WatchPulls(ctx context.Context) <-chan []PullProgress {
 				return
 			}
 		}
-	}()
+	})
 	return out
 }
 

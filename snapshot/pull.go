@@ -15,6 +15,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
@@ -99,11 +100,11 @@ func (x *pulls) join(key string, limit time.Duration, run func(context.Context, 
 	p := &pull{done: make(chan struct{}), waiting: 1, cancel: cancel}
 	x.active[key] = p
 	x.wg.Add(1)
-	go func() {
+	crash.Go(nil, "pull an image", func() {
 		defer x.wg.Done()
 		defer func() {
 			if r := recover(); r != nil { // a daemon must not die of one image
-				p.err = fmt.Errorf("internal error while pulling: %v", r)
+				p.err = crash.Report(nil, "pull an image", r)
 			}
 			x.mu.Lock()
 			delete(x.active, key)
@@ -113,7 +114,7 @@ func (x *pulls) join(key string, limit time.Duration, run func(context.Context, 
 			x.notify()
 		}()
 		run(ctx, p)
-	}()
+	})
 	return p
 }
 
@@ -122,7 +123,7 @@ func (x *pulls) leave(p *pull, limit time.Duration) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if p.waiting--; p.waiting == 0 && limit > 0 {
-		p.timer = time.AfterFunc(limit, func() { p.cancel(errAbandoned) })
+		p.timer = time.AfterFunc(limit, crash.Guard(nil, "give a pull up", func() { p.cancel(errAbandoned) }))
 	}
 }
 
@@ -220,7 +221,7 @@ func (s *Store) fill(ctx context.Context, desc ocispec.Descriptor, names []strin
 // registry and CPU.
 func (s *Store) bring(ctx context.Context, p *plan, f remotes.Fetcher, pr *progress) error {
 	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return s.unpackLayers(ctx, p, f, pr) })
-	both.Go(func() error { return s.storeDocuments(ctx, p) })
+	both.Go(crash.GuardError(s.opts.Log, "unpack layers", func() error { return s.unpackLayers(ctx, p, f, pr) }))
+	both.Go(crash.GuardError(s.opts.Log, "store documents", func() error { return s.storeDocuments(ctx, p) }))
 	return both.Wait()
 }

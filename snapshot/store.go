@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/cri-pouch/cri-pouch/engine"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // Defaults of Options.
@@ -104,7 +105,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s.quit = cancel
 	s.pulls.root = bg
 	s.bg.Add(1)
-	go s.housekeeping(bg)
+	crash.Go(s.opts.Log, "look after the pulls", func() { s.housekeeping(bg) })
 	return s, nil
 }
 
@@ -171,7 +172,7 @@ func (s *Store) housekeeping(ctx context.Context) {
 		case <-tick.C:
 		}
 		for _, id := range s.pulls.stale(time.Now().Add(-s.opts.AbandonedPull)) {
-			s.letGo(s.eng.With(ctx), id, time.Now().Add(-s.opts.AbandonedPull))
+			crash.Run(s.opts.Log, "let an abandoned pull go", func() { s.letGo(s.eng.With(ctx), id, time.Now().Add(-s.opts.AbandonedPull)) })
 		}
 	}
 }

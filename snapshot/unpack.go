@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/cri-pouch/cri-pouch/engine"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 )
 
@@ -64,7 +65,11 @@ func (s *Store) unpackLayers(ctx context.Context, p *plan, f remotes.Fetcher, pr
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	started := make(chan int, 1) // how many goroutines there are
-	go func() { started <- s.startLayers(ctx, todo, f, pr) }()
+	crash.Go(s.opts.Log, "start with the layers", func() {
+		n := 0
+		defer func() { started <- n }()
+		n = s.startLayers(ctx, todo, f, pr)
+	})
 	err = s.commitLayers(ctx, todo, pr)
 	cancel(err)
 	n := <-started
@@ -103,10 +108,10 @@ func (s *Store) startLayers(ctx context.Context, todo []*layer, f remotes.Fetche
 		if slots.Acquire(ctx, 1) != nil {
 			return i
 		}
-		go func() {
+		crash.Go(s.opts.Log, "prepare a layer", func() {
 			defer close(l.done)
 			l.err = s.prepareLayer(ctx, l, f, pr, func() { slots.Release(1) })
-		}()
+		})
 	}
 	return len(todo)
 }
@@ -119,7 +124,7 @@ func (s *Store) prepareLayer(ctx context.Context, l *layer, f remotes.Fetcher, p
 			release()
 		}
 		if r := recover(); r != nil { // a hostile layer may find a bug; it must not end the daemon
-			err = fmt.Errorf("internal error while unpacking layer %s: %v", l.desc.Digest, r)
+			err = crash.Report(s.opts.Log, "unpack layer "+l.desc.Digest.String(), r)
 		}
 	}()
 	if l.free, err = s.chains.lock(ctx, l.chain); err != nil {

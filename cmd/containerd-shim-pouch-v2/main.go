@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 
 	_ "github.com/opencontainers/cgroups/devices" // device rules for libcontainer
@@ -17,6 +18,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/internal/boundlog"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	"github.com/cri-pouch/cri-pouch/shim"
 )
@@ -79,9 +81,11 @@ func serve(state string, verbose bool) error {
 	if err != nil {
 		return err
 	}
-	if err := file.CatchStderr(); err != nil {
-		return err
+	if err := file.CatchStderr(); err != nil { // containers are more than the last words of the shim
+		log.WithError(err).Error("the text of a crash will not stand here")
 	}
+	var panics atomic.Uint64
+	logrus.AddHook(crash.Counter{Count: func(string) uint64 { return panics.Add(1) }})
 	log.WithField("pid", os.Getpid()).WithField("version", version).Info("shim serves")
 	err = server.Serve(context.Background())
 	log.WithError(err).Info("shim ends")

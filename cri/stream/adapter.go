@@ -2,14 +2,13 @@ package stream
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
-	"runtime/debug"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // executor is what cri-streaming calls for one exec or attach. A WebSocket connection has all streams, also those that
@@ -85,8 +84,7 @@ func reply(stream any) error {
 func (s *Server) guard(what string, fn func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.o.Log.WithField("stack", string(debug.Stack())).Errorf("panic: %v", p)
-			err = fmt.Errorf("%s: internal error, the daemon's log has the stack: %v: %w", what, p, errdefs.ErrInternal)
+			err = crash.Report(s.o.Log, what, p)
 		}
 	}()
 	return fn()

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // lingerLimit is how long a connection that was closed here is read on.
@@ -90,11 +92,11 @@ func (c *conn) Close() error {
 	}
 	_ = c.tcp.CloseWrite()
 	_ = c.tcp.SetDeadline(time.Unix(1, 0))
-	go func() {
+	crash.Go(nil, "read a connection to its end", func() {
 		_ = c.tcp.SetReadDeadline(time.Now().Add(lingerLimit))
 		_, _ = io.Copy(io.Discard, c.tcp)
 		_ = c.tcp.Close()
-	}()
+	})
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // probeEvery is how often it is looked whether anybody reads a connection; if not, its client is asked whether it lives.
@@ -43,7 +45,7 @@ func (p *prober) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if p.web { // its library answers the handshake after this
 		w.frames, w.ping = frames{size: webFrame, preamble: true}, webPing
 	}
-	go p.run(w)
+	crash.Go(nil, "probe a client", func() { p.run(w) })
 	return w, bufio.NewReadWriter(buf.Reader, bufio.NewWriter(w)), nil
 }
 

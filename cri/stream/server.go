@@ -21,6 +21,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/hangup"
 )
 
@@ -233,15 +234,15 @@ func (s *Server) watch(ctx context.Context, c *conn) (_ context.Context, leave f
 		return nil, nil, err
 	}
 	c.notify(func() { cancel(errGone) })
-	failed := context.AfterFunc(request, func() { cancel(errGone) })
+	failed := context.AfterFunc(request, crash.Guard(s.o.Log, "end a stream", func() { cancel(errGone) }))
 	var mu sync.Mutex
 	var late *time.Timer
-	ending := context.AfterFunc(s.ctx, func() {
+	ending := context.AfterFunc(s.ctx, crash.Guard(s.o.Log, "end a stream", func() {
 		cancel(errEnding)
 		mu.Lock()
 		defer mu.Unlock()
-		late = time.AfterFunc(farewell, c.abort)
-	})
+		late = time.AfterFunc(farewell, crash.Guard(s.o.Log, "close a connection", c.abort))
+	}))
 	return ctx, func() {
 		stop()
 		failed()
@@ -266,7 +267,7 @@ func (s *Server) Close() error {
 	}
 	s.end(errEnding)
 	done := make(chan struct{})
-	go func() { s.wg.Wait(); close(done) }()
+	crash.Go(s.o.Log, "wait for the streams", func() { s.wg.Wait(); close(done) })
 	var err error
 	select {
 	case <-done:

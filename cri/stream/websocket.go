@@ -14,6 +14,8 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 	utilexec "k8s.io/utils/exec"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // wantsV5 says that a client speaks the newest protocol over WebSocket, the only one of client-go and with it of crictl. It
@@ -50,7 +52,7 @@ func (s *Server) serveV5(w http.ResponseWriter, r *http.Request, o *remotecomman
 	}
 	defer conn.Close()
 	sizes := make(chan remotecommand.TerminalSize)
-	go readSizes(r.Context(), streams[remotecommand.StreamResize], sizes)
+	crash.Go(s.o.Log, "read the sizes of a client's terminal", func() { readSizes(r.Context(), streams[remotecommand.StreamResize], sizes) })
 	// An empty message says that the connection stands.
 	_, _ = streams[slices.Index(channels, wsstream.WriteChannel)].Write(nil)
 	err = run(streams[remotecommand.StreamStdIn], streams[remotecommand.StreamStdOut], streams[remotecommand.StreamStdErr], sizes)

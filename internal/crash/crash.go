@@ -32,6 +32,11 @@ func Guard(log *logrus.Entry, what string, fn func()) func() {
 	return func() { Run(log, what, fn) }
 }
 
+// GuardError is Guard for functions that give an error.
+func GuardError(log *logrus.Entry, what string, fn func() error) func() error {
+	return func() error { return Try(log, what, fn) }
+}
+
 // Run calls fn and reports whether it returned without a panic.
 func Run(log *logrus.Entry, what string, fn func()) (ok bool) {
 	return Try(log, what, func() error { fn(); return nil }) == nil
@@ -57,13 +62,15 @@ func Report(entry *logrus.Entry, what string, recovered any) error {
 	return fmt.Errorf("%s: %w: the log has the stack of this panic: %v", what, errdefs.ErrInternal, recovered)
 }
 
-// Keep runs standing work: after a panic it is begun again, a second later, until it returns by itself or ctx ends.
-func Keep(ctx context.Context, log *logrus.Entry, what string, fn func()) {
-	for !Run(log, what, fn) {
-		select {
-		case <-time.After(restartPause):
-		case <-ctx.Done():
-			return
+// Keep is Guard for standing work: after a panic it is begun again, a second later, until it returns by itself or ctx ends.
+func Keep(ctx context.Context, log *logrus.Entry, what string, fn func()) func() {
+	return func() {
+		for !Run(log, what, fn) {
+			select {
+			case <-time.After(restartPause):
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }

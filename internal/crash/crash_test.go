@@ -74,9 +74,9 @@ func TestStandingWorkBeginsAgain(t *testing.T) {
 		if begun++; begun == 1 {
 			panic("deliberate")
 		}
-	})
+	})()
 	ctx, cancel := context.WithCancel(context.Background())
-	Keep(ctx, log, "stand", func() { cancel(); panic("deliberate") })
+	Keep(ctx, log, "stand", func() { cancel(); panic("deliberate") })()
 	if begun != 2 || counts["tests"] != 2 {
 		t.Errorf("begun %d times, counted %v", begun, counts)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/inotify"
 )
@@ -55,7 +56,7 @@ func Open(what string, dirs []string, log *logrus.Entry, load func()) *Watch {
 	}
 	w.arm()
 	load()
-	w.done.Go(w.run)
+	w.done.Go(crash.Guard(log, "follow the "+what, w.run))
 	return w
 }
 
@@ -88,7 +89,7 @@ func (w *Watch) run() {
 		case <-look:
 		}
 		w.arm()
-		w.load()
+		crash.Run(w.log, "read the "+w.what, w.load)
 	}
 }
 
@@ -175,7 +176,7 @@ func (w *Watch) open() error {
 		return err
 	}
 	w.notify = i
-	go w.read(i)
+	crash.Go(w.log, "watch for the "+w.what, func() { w.read(i) })
 	return nil
 }
 

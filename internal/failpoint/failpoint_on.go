@@ -15,7 +15,8 @@ import (
 const Enabled = true
 
 // Hit acts on the environment variable CRI_POUCH_FAILPOINTS, a comma-separated list of NAME=kill (SIGKILL to this
-// process), NAME=sleep:DURATION or NAME=hold:PATH, which makes the file PATH and waits until it is removed. Names have the form
+// process), NAME=sleep:DURATION, NAME=hold:PATH, which makes the file PATH and waits until it is removed, or NAME=panic:PATH,
+// which removes the file PATH and panics, and does nothing where there is no such file. Names have the form
 // room.step, as "sandbox.network-attached".
 func Hit(name string) {
 	for _, entry := range strings.Split(os.Getenv("CRI_POUCH_FAILPOINTS"), ",") {
@@ -31,6 +32,12 @@ func Hit(name string) {
 		}
 		if path, ok := strings.CutPrefix(action, "hold:"); ok {
 			hold(path)
+			continue
+		}
+		if path, ok := strings.CutPrefix(action, "panic:"); ok {
+			if os.Remove(path) == nil {
+				panic("failpoint " + name)
+			}
 			continue
 		}
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)

@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/inotify"
 )
@@ -123,7 +124,7 @@ func (w *Watcher) addWatch(path string, mask uint32) (int32, error) {
 			return -1, err
 		}
 		w.inotify = i
-		go w.read(i)
+		crash.Go(w.log, "watch files", func() { w.read(i) })
 	}
 	return w.inotify.Add(path, mask|unix.IN_DONT_FOLLOW)
 }
@@ -154,7 +155,7 @@ func (w *Watcher) read(i *inotify.Instance) {
 		}
 		for _, e := range events {
 			for _, changed := range w.concerned(e) {
-				changed()
+				crash.Run(w.log, "tell of a write to a file", changed)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 )
 
@@ -40,7 +41,7 @@ func (w *Watcher) addLooked(path string, entry watch) (ID, error) {
 	w.looked[id] = &looked{watch: entry, path: path, stamp: stamp}
 	if !w.looking {
 		w.looking = true
-		go w.look()
+		crash.Go(w.log, "look at files", w.look)
 	}
 	return id, nil
 }
@@ -57,7 +58,7 @@ func (w *Watcher) look() {
 		}
 		changed, more := w.lookOnce()
 		for _, fn := range changed {
-			fn()
+			crash.Run(w.log, "tell of a write to a file", fn)
 		}
 		if !more {
 			return

@@ -7,6 +7,10 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // Flight is one piece of work that must not run twice at a time. The zero value is ready.
@@ -28,7 +32,7 @@ func (f *Flight) Do(ctx context.Context, limit time.Duration, fn func(context.Co
 	if c == nil {
 		c = &call{done: make(chan struct{})}
 		f.cur = c
-		go f.run(ctx, limit, c, fn)
+		crash.Go(log.G(ctx), "work that callers share", func() { f.run(ctx, limit, c, fn) })
 	}
 	f.mu.Unlock()
 	select {
@@ -44,7 +48,7 @@ func (f *Flight) run(ctx context.Context, limit time.Duration, c *call, fn func(
 	defer cancel()
 	defer func() {
 		if r := recover(); r != nil {
-			c.err = fmt.Errorf("internal error: %v", r)
+			c.err = crash.Report(log.G(ctx), "work that callers share", r)
 		}
 		f.mu.Lock()
 		f.cur = nil

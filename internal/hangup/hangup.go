@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 )
@@ -54,7 +55,7 @@ func New() (*Watcher, error) {
 		w.epoll.Close()
 		return nil, fmt.Errorf("make epoll instance: %w", err)
 	}
-	w.done.Go(w.run)
+	w.done.Go(crash.Guard(nil, "watch connections", w.run))
 	return w, nil
 }
 
@@ -97,7 +98,7 @@ func (w *Watcher) Watch(conn net.Conn, gone func()) (stop func(), err error) {
 // lookAt looks at a socket once a second, until it has failed, the watch is stopped or the Watcher closed.
 func (w *Watcher) lookAt(raw syscall.RawConn, id int32) (stop func()) {
 	stopped := make(chan struct{})
-	w.done.Go(func() {
+	w.done.Go(crash.Guard(nil, "look at a connection", func() {
 		ticker := time.NewTicker(lookPause)
 		defer ticker.Stop()
 		for {
@@ -117,7 +118,7 @@ func (w *Watcher) lookAt(raw syscall.RawConn, id int32) (stop func()) {
 			}
 			return
 		}
-	})
+	}))
 	return sync.OnceFunc(func() {
 		w.take(id)
 		close(stopped)
@@ -162,7 +163,7 @@ func (w *Watcher) run() {
 		}
 		for _, e := range events[:n] {
 			if gone := w.take(e.Fd); gone != nil {
-				gone()
+				crash.Run(nil, "tell of the end of a connection", gone)
 			}
 		}
 	}

@@ -6,6 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // Stack collects undo steps while work goes on. The zero value is ready; it is not safe for concurrent use.
@@ -33,8 +37,9 @@ func (s *Stack) Run(ctx context.Context, limit time.Duration) error {
 	defer cancel()
 	var errs []error
 	for i := len(s.steps) - 1; i >= 0; i-- {
-		if err := s.steps[i].fn(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", s.steps[i].what, err))
+		one := s.steps[i]
+		if err := crash.Try(log.G(ctx), one.what, func() error { return one.fn(ctx) }); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", one.what, err))
 		}
 	}
 	s.steps = nil

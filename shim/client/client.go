@@ -17,6 +17,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
@@ -65,7 +66,10 @@ func Start(ctx context.Context, o Options) (*Client, error) {
 	}
 	c.conn = conn
 	ctx, c.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	go c.supervise(ctx)
+	crash.Go(o.Log, "supervise the shim", func() {
+		defer close(c.done)
+		crash.Keep(ctx, o.Log, "supervise the shim", func() { c.supervise(ctx) })()
+	})
 	return c, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -196,7 +197,8 @@ func (c *Client) Exec(ctx context.Context, r task.ExecRequest) (int, error) {
 		return err
 	})
 	if err != nil && ctx.Err() != nil {
-		go c.dropExec(context.WithoutCancel(ctx), r.ID, r.ExecID)
+		ctx := context.WithoutCancel(ctx)
+		crash.Go(c.o.Log, "end an exec that was given up", func() { c.dropExec(ctx, r.ID, r.ExecID) })
 	}
 	return pid, err
 }
@@ -289,7 +291,7 @@ func (c *Client) Events(ctx context.Context) (<-chan task.Event, error) {
 		return nil, fmt.Errorf("subscribe to events: %w", err)
 	}
 	events := make(chan task.Event)
-	go func() {
+	crash.Go(c.o.Log, "pass on the shim's events", func() {
 		defer close(events)
 		for _, id := range c.Lost() {
 			if !send(ctx, events, task.Event{Type: task.EventLost, ID: id}) {
@@ -314,7 +316,7 @@ func (c *Client) Events(ctx context.Context) (<-chan task.Event, error) {
 				return
 			}
 		}
-	}()
+	})
 	return events, nil
 }
 

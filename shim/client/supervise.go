@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
@@ -33,9 +34,14 @@ const (
 
 // supervise waits for the end of each connection and makes the next, until ctx ends.
 func (c *Client) supervise(ctx context.Context) {
-	defer close(c.done)
 	for {
 		conn, _ := c.current()
+		if conn == nil { // what began to replace it was cut short
+			if conn = c.reachAgain(ctx); conn == nil {
+				return
+			}
+			c.connect(conn)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -50,14 +56,13 @@ func (c *Client) supervise(ctx context.Context) {
 			return
 		}
 		c.o.Log.WithField("pid", conn.pid).Warn("the connection to the shim broke")
-		next := c.reachAgain(ctx)
-		if next == nil {
-			return
-		}
-		c.mu.Lock()
-		c.conn = next
-		c.mu.Unlock()
 	}
+}
+
+func (c *Client) connect(conn *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.conn = conn
 }
 
 // reachAgain tries for ever; nil when ctx ended.
@@ -185,10 +190,10 @@ func (c *Client) spawn() (dead <-chan struct{}, err error) {
 	}
 	c.o.Log.WithField("pid", cmd.Process.Pid).Info("shim started")
 	gone := make(chan struct{})
-	go func() {
+	crash.Go(c.o.Log, "wait for the shim", func() {
 		defer close(gone)
 		_ = cmd.Wait() // no zombie is left while the daemon lives
-	}()
+	})
 	return gone, nil
 }
 
