@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/undo"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
@@ -117,6 +118,9 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 	rec.Lineage = s.lineage(sb, rec)
 	var steps undo.Stack
 	defer func() {
+		if p := recover(); p != nil {
+			err = crash.Report(s.Log.WithField("pod", sb.id).WithField("container", rec.ID), "make container "+rec.ID, p)
+		}
 		if err != nil {
 			s.undoContainer(ctx, rec.ID, &steps)
 		}

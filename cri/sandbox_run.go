@@ -11,6 +11,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/undo"
 	"github.com/cri-pouch/cri-pouch/network"
@@ -57,6 +58,9 @@ func (s *Service) makeSandbox(ctx context.Context, cfg model.SandboxConfig, dige
 	})
 	var steps undo.Stack
 	defer func() {
+		if p := recover(); p != nil {
+			err = crash.Report(s.Log.WithField("pod", sb.id), "make sandbox "+sb.id, p)
+		}
 		if err != nil {
 			s.undoSandbox(ctx, sb, &steps)
 		}

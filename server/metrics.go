@@ -55,6 +55,9 @@ func newPanicCounter(r prometheus.Registerer) func(component string) uint64 {
 	r.MustRegister(count)
 	var total atomic.Uint64
 	return func(component string) uint64 {
+		if component == "" { // a log that no component owns
+			component = "daemon"
+		}
 		count.WithLabelValues(component).Inc()
 		return total.Add(1)
 	}
