@@ -97,7 +97,7 @@ func (c *container) take(ctx context.Context) (release func(), err error) {
 // whileAlive returns a context that ends with ctx, and when nothing can be launched into the container any more.
 func (c *container) whileAlive(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(c.alive, func() { cancel(context.Cause(c.alive)) })
+	stop := context.AfterFunc(c.alive, crash.Guard(nil, "end a wait", func() { cancel(context.Cause(c.alive)) }))
 	return ctx, func() {
 		stop()
 		cancel(nil)

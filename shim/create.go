@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/crilog"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
@@ -108,16 +109,16 @@ func (c *container) build(spec *specs.Spec) (after <-chan struct{}, err error) {
 	})
 	err = c.node.own(err)
 	if err == nil {
-		go c.watch()
+		crash.Go(c.log, "watch a container", c.watch)
 		return after, nil
 	}
 	if isOver(after) {
 		c.undo()
 	} else { // it hangs in the kernel: the ID stays taken until it comes back
-		go func() {
+		crash.Go(c.log, "undo a creation that hangs", func() {
 			<-after
 			c.undoLate()
-		}()
+		})
 	}
 	return after, fmt.Errorf("create container %s: %w", c.id, explain(err))
 }
@@ -301,7 +302,7 @@ func (c *container) undoLate() {
 		c.undo()
 		return
 	}
-	go c.watch()
+	crash.Go(c.log, "watch a container", c.watch)
 	if err := c.destroyByForce(context.Background()); err != nil {
 		c.log.WithError(err).Error("a creation that was given up left something behind")
 	}

@@ -3,13 +3,12 @@ package shim
 import (
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/ttrpc"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // edge is where every call comes in: classes of errors become codes here, and a panic ends one call, not the
@@ -18,8 +17,7 @@ func (s *Server) edge(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *tt
 	began := time.Now()
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.WithField("rpc", info.FullMethod).Errorf("panic: %v\n%s", p, debug.Stack())
-			answer, err = nil, fmt.Errorf("the shim failed inside %s: %w", info.FullMethod, errdefs.ErrInternal)
+			answer, err = nil, crash.Report(s.log, info.FullMethod, p)
 		}
 		log := s.log.WithField("rpc", info.FullMethod).WithField("duration", time.Since(began).Round(10*time.Microsecond))
 		if err != nil && !errors.Is(err, context.Canceled) {

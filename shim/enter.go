@@ -6,6 +6,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // enter starts a further process in the container. The caller keeps its init meanwhile: libcontainer finds the namespaces by the
@@ -47,10 +49,10 @@ func (c *container) abandon(after <-chan struct{}) {
 	}
 	c.lcLocked = true
 	c.stuck.Add(1)
-	go func() {
+	crash.Go(c.log, "wait for a launch that hangs", func() {
 		<-after
 		c.stuck.Add(-1)
-	}()
+	})
 }
 
 // maxStuck bounds the launches into a container that were given up and hang in the kernel, with a thread each.

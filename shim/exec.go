@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/pollfile"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 	shimapi "github.com/cri-pouch/cri-pouch/shim/api/v1"
@@ -195,13 +196,9 @@ func (e *execution) launch(l *launch) error {
 	e.mu.Lock()
 	e.process, e.startedAt, e.caller = p, now, alive
 	e.mu.Unlock()
-	go func() {
-		exit := p.wait(e.c.log.WithField("exec", e.id), nil)
-		p.io.drain()
-		p.finish(exit.Exit)
-	}()
+	crash.Go(e.c.log, "wait for an exec", func() { p.follow(e.c.log.WithField("exec", e.id)) })
 	if alive != nil {
-		go e.endWithCaller(p, alive)
+		crash.Go(e.c.log, "end an exec with its caller", func() { e.endWithCaller(p, alive) })
 	}
 	return nil
 }

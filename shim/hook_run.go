@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
@@ -115,7 +116,7 @@ func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, out
 	log := h.c.log.WithField("hook", hook.Name)
 	during, cancel := context.WithCancelCause(at.alive())
 	defer cancel(nil)
-	defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
+	defer context.AfterFunc(ctx, crash.Guard(log, "end a launch", func() { cancel(context.Cause(ctx)) }))()
 	var made *process
 	after, err = h.c.s.launch(during, launchTime(ctx, hook), "launch of a hook", late, func(l *launch) error {
 		defer output.Close()
@@ -131,7 +132,7 @@ func (h *hooks) launch(ctx context.Context, hook hookrun.Hook, at hookPlace, out
 		}
 		l.adopted(made)
 		h.current.Store(made)
-		go func() { made.finish(made.wait(log, nil).Exit) }()
+		crash.Go(log, "wait for a hook", func() { made.finish(made.wait(log, nil).Exit) })
 		return at.begin()
 	})
 	leave(after)
@@ -197,9 +198,9 @@ func (h *hooks) clean(hook hookrun.Hook, at hookPlace, after <-chan struct{}) {
 	case <-after:
 		work()
 	default:
-		go func() {
+		crash.Go(h.c.log, "clean up after a hook", func() {
 			<-after
 			work()
-		}()
+		})
 	}
 }

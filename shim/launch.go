@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
 )
 
@@ -64,7 +64,7 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 	s.threads.run(func() bool {
 		l.begin()
 		defer l.end()
-		result = l.call(what, fn)
+		result = crash.Try(s.log, what, func() error { return fn(l) })
 		close(done)
 		if result != nil {
 			l.reap()
@@ -99,16 +99,6 @@ func isOver(after <-chan struct{}) bool {
 	default:
 		return false
 	}
-}
-
-// call runs fn. A panic there would end the containers of the node.
-func (l *launch) call(what string, fn func(*launch) error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("the shim failed inside a %s: %v\n%s: %w", what, p, debug.Stack(), errdefs.ErrInternal)
-		}
-	}()
-	return fn(l)
 }
 
 func (l *launch) begin() {

@@ -3,6 +3,8 @@ package shim
 import (
 	"runtime"
 	"sync"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // launchThreads are the threads that launches run on, one at a time each. They never end: a thread's end is its children's loss of
@@ -23,7 +25,7 @@ func (t *launchThreads) run(fn func() (fit bool)) {
 	t.mu.Unlock()
 	if next == nil {
 		next = make(chan func() bool, 1)
-		go t.serve(next)
+		crash.Go(nil, "serve launches", func() { t.serve(next) })
 	}
 	next <- fn
 }

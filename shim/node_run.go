@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 	"github.com/cri-pouch/cri-pouch/internal/pidfd"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
@@ -81,10 +82,10 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 	})
 	h.c.abandon(after)
 	if err != nil {
-		go func() {
+		crash.Go(h.c.log, "reap a hook that hangs", func() {
 			<-after
 			h.c.reap(lp)
-		}()
+		})
 		r := cannotRun(begun, explain(err))
 		r.Output = stdio.finish()
 		return r
@@ -200,7 +201,7 @@ type hookProcess struct {
 func (p *hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStdio) hookrun.Result {
 	r := hookrun.Result{Outcome: hookrun.Succeeded, StartedAt: begun}
 	ended := make(chan int, 1)
-	go func() { ended <- p.wait() }()
+	crash.Go(nil, "wait for a hook", func() { ended <- p.wait() })
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // slotHint is how long a launch keeps its slot: slots bound the use of CPUs, and what takes longer waits for something else.
@@ -62,7 +64,7 @@ func (s *slots) acquire(ctx context.Context, pod string) (*slot, error) {
 		return nil, fmt.Errorf("too many launches at once on the node: %w (%w)", errdefs.ErrUnavailable, ctx.Err())
 	}
 	one := &slot{slots: s, pod: pod, taken: p.taken, over: make(chan struct{}), held: true, heldPod: true}
-	one.hint = time.AfterFunc(slotHint, one.yield)
+	one.hint = time.AfterFunc(slotHint, crash.Guard(nil, "give a slot back", one.yield))
 	return one, nil
 }
 
@@ -97,10 +99,10 @@ func (o *slot) release(after <-chan struct{}) {
 		o.leave()
 		return
 	}
-	go func() {
+	crash.Go(nil, "wait for a launch that hangs", func() {
 		<-after
 		o.leave()
-	}()
+	})
 }
 
 func (o *slot) leave() {

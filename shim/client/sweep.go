@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-pouch/cri-pouch/internal/cgrouptree"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/shimstate"
@@ -39,7 +40,7 @@ func (c *Client) sweep(ctx context.Context) error {
 			c.lost[r.ID] = true
 			c.mu.Unlock()
 		}
-		group.Go(func() error {
+		group.Go(crash.GuardError(c.o.Log, "end a container that its shim left", func() error {
 			log := c.o.Log.WithField("container", r.ID)
 			if err := c.end(ctx, r); err != nil {
 				log.WithError(err).Error("a container that its shim left cannot be ended")
@@ -51,7 +52,7 @@ func (c *Client) sweep(ctx context.Context) error {
 			failpoint.Hit("shim.container-swept")
 			log.Warn("a container died with its shim")
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return err
