@@ -126,11 +126,11 @@ func TestOthersEndWhileALaunchIsHeldUp(t *testing.T) {
 // A shim begins where root's inotify instances are all in use, and what it would be told by them it looks for.
 func TestAShimStartsWhereInotifyIsExhausted(t *testing.T) {
 	var taken []int
-	defer func() {
+	t.Cleanup(func() { // after the node's end, which would use what becomes free
 		for _, fd := range taken {
 			_ = unix.Close(fd)
 		}
-	}()
+	})
 	for {
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 		if err != nil {

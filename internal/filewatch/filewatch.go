@@ -43,7 +43,11 @@ type ID int32
 
 // New gives a Watcher without files; Close ends it.
 func New(log *logrus.Entry) *Watcher {
-	return &Watcher{log: log, closed: make(chan struct{}), watches: map[int32]watch{}, looked: map[ID]*looked{}, next: None - 1}
+	w := &Watcher{log: log, closed: make(chan struct{}), watches: map[int32]watch{}, looked: map[ID]*looked{}, next: None - 1}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_ = w.open() // or with the first watch for which there is room
+	return w
 }
 
 // Close ends all watches. It can be repeated.
@@ -116,15 +120,23 @@ func (w *Watcher) add(path string, entry watch, mask uint32) (ID, error) {
 	return ID(wd), nil
 }
 
-// addWatch makes the instance where there is none yet. w.mu is held.
+// open makes the instance where there is none yet. w.mu is held.
+func (w *Watcher) open() error {
+	if w.inotify != nil {
+		return nil
+	}
+	i, err := inotify.Open()
+	if err != nil {
+		return err
+	}
+	w.inotify = i
+	crash.Go(w.log, "watch files", func() { w.read(i) })
+	return nil
+}
+
 func (w *Watcher) addWatch(path string, mask uint32) (int32, error) {
-	if w.inotify == nil {
-		i, err := inotify.Open()
-		if err != nil {
-			return -1, err
-		}
-		w.inotify = i
-		crash.Go(w.log, "watch files", func() { w.read(i) })
+	if err := w.open(); err != nil {
+		return -1, err
 	}
 	return w.inotify.Add(path, mask|unix.IN_DONT_FOLLOW)
 }
