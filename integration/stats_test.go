@@ -50,10 +50,12 @@ func TestStatsOfAPodCountItsCgroupAndItsNetwork(t *testing.T) {
 	}
 
 	const sent = 300000
-	conn, err := net.Dial("tcp", net.JoinHostPort(p.IP(t), "8000"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var conn net.Conn
+	harness.Eventually(t, "the server listens", func() (ok bool) {
+		var err error
+		conn, err = net.Dial("tcp", net.JoinHostPort(p.IP(t), "8000"))
+		return err == nil
+	})
 	if _, err := conn.Write(make([]byte, sent)); err != nil {
 		t.Fatal(err)
 	}
