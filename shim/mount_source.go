@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -111,7 +112,7 @@ func openSources(l *launch, mounts []*configs.Mount) (sources mountSources, err 
 		}
 	}()
 	for _, m := range mounts {
-		if !m.IsBind() || m.Flags&unix.MS_REMOUNT != 0 {
+		if !m.IsBind() || m.Flags&unix.MS_REMOUNT != 0 || isCgroup(m.Source) {
 			continue
 		}
 		s := &mountSource{mount: m}
@@ -122,6 +123,10 @@ func openSources(l *launch, mounts []*configs.Mount) (sources mountSources, err 
 	}
 	return sources, nil
 }
+
+// isCgroup reports whether a path is one of the kernel's, of which the container's own are not there yet: an init that manages
+// cgroups is given some, and libcontainer makes them after the fork.
+func isCgroup(path string) bool { return strings.HasPrefix(filepath.Clean(path), cgroupRoot+"/") }
 
 func (ss mountSources) areLocal() bool {
 	return !slices.ContainsFunc(ss, func(s *mountSource) bool { return !s.local })
