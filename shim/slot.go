@@ -11,8 +11,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
-// slotHint is how long a launch keeps its slot: slots bound the use of CPUs, and what takes longer waits for something else.
-const slotHint = 2 * time.Second
+// slotHint is how long a launch keeps its slot: slots bound the use of CPUs, and what takes longer waits for something else. Less than two seconds, the most that a pod may wait for another.
+const slotHint = 3 * time.Second / 2
 
 // slots bound the launches under way: those of the node, since a launch is bound by CPU and more at once only make each slower, and
 // those of each pod. A launch that hangs gives its slot of the node back, but not that of its pod, which a pod whose root

@@ -19,7 +19,8 @@ import (
 type Options struct {
 	Binary string // cri-pouch; its helpers stand beside it
 	CNIBin string // folder of the CNI plugins
-	Peers  string // folder of containerd, its shim and runc (see BuildPeers); empty: cri-pouch alone
+	Peers  string // folder of containerd, its shim and runc (see BuildPeers); empty: without containerd
+	Before string // another build's cri-pouch, its helpers beside it, measured as "before"; empty: none
 	Rounds int    // of each measurement but the long ones, which run at most LongRounds times
 	Burst  int    // pods at once, pods kept for lists and memory
 	Lines  int    // of the log
@@ -83,11 +84,22 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 		defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx))) }()
 		b.targets = append(b.targets, p.target())
 	}
-	o.Say("starting cri-pouch in %s", b.lab.Dir)
-	if err := b.lab.Daemon.Start(ctx); err != nil {
+	if o.Before != "" {
+		before, failed := lab.New(ctx, lab.Options{Binary: o.Before, CNIBin: o.CNIBin})
+		if failed != nil {
+			return nil, failed
+		}
+		defer func() { err = errors.Join(err, before.Close(context.WithoutCancel(ctx))) }()
+		if err := b.lab.Images.WriteHosts(before.RegistryDir(), lab.Domain); err != nil {
+			return nil, err
+		}
+		if err := b.start(ctx, "before", before); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.start(ctx, "cri-pouch", b.lab); err != nil {
 		return nil, err
 	}
-	b.targets = append(b.targets, b.own())
 	for _, t := range b.targets {
 		if err := t.ready(ctx); err != nil {
 			return nil, err
@@ -102,16 +114,21 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	return &Report{Lab: b.lab.Name, Machine: machine, Rounds: o.Rounds, Burst: o.Burst, Runtimes: b.versions(), Figures: b.figures.summary()}, nil
 }
 
-// own is cri-pouch as a target.
-func (b *bench) own() *target {
-	d := b.lab.Daemon
-	return &target{
-		name: "cri-pouch", runtime: d.Runtime, images: d.Images, cgroup: b.lab.CgroupParent() + "/cri-pouch",
+// start begins a cri-pouch and makes it a target.
+func (b *bench) start(ctx context.Context, name string, l *lab.Lab) error {
+	b.Say("starting %s in %s", name, l.Dir)
+	d := l.Daemon
+	if err := d.Start(ctx); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	b.targets = append(b.targets, &target{
+		name: name, runtime: d.Runtime, images: d.Images, cgroup: l.CgroupParent() + "/cri-pouch",
 		processes: func() ([]int, error) {
 			pids, err := d.Shims()
 			return append(pids, d.PID()), err
 		},
-	}
+	})
+	return nil
 }
 
 func (b *bench) versions() []Runtime {

@@ -18,7 +18,8 @@ import (
 func main() {
 	var o options
 	flag.StringVar(&o.peers, "peers", "build/peers", "folder in which containerd and runc are kept; they are built where they are missing")
-	flag.BoolVar(&o.alone, "alone", false, "measure cri-pouch alone")
+	flag.BoolVar(&o.alone, "alone", false, "measure without containerd")
+	flag.StringVar(&o.before, "before", "", "folder of another build of cri-pouch to measure in the same run")
 	flag.IntVar(&o.rounds, "rounds", bench.FullRounds, "rounds of each measurement")
 	flag.IntVar(&o.burst, "pods", bench.FullBurst, "pods at once in a burst, and for memory and lists")
 	flag.IntVar(&o.lines, "lines", bench.FullLines, "lines that the log measurement writes")
@@ -28,9 +29,9 @@ func main() {
 }
 
 type options struct {
-	peers, document, only string
-	alone                 bool
-	rounds, burst, lines  int
+	peers, document, only, before string
+	alone                         bool
+	rounds, burst, lines          int
 }
 
 func run(ctx context.Context, l lab.Options, o options) error {
@@ -46,6 +47,11 @@ func run(ctx context.Context, l lab.Options, o options) error {
 		fmt.Fprintf(os.Stderr, "  · %5.1f s  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
 	settings := bench.Options{Binary: l.Binary, CNIBin: l.CNIBin, Rounds: o.rounds, Burst: o.burst, Lines: o.lines, Only: o.only, Say: say}
+	if o.before != "" {
+		if settings.Before, err = filepath.Abs(filepath.Join(o.before, filepath.Base(l.Binary))); err != nil {
+			return err
+		}
+	}
 	if !o.alone {
 		settings.Peers = peers
 		if err := bench.BuildPeers(ctx, settings.Peers, say); err != nil {
