@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,8 +42,8 @@ func TestABenchmarkThatIsCutOffLeavesNothing(t *testing.T) {
 	defer cancel()
 	name := ""
 	say := func(format string, args ...any) {
-		if strings.HasPrefix(format, "starting cri-pouch in") {
-			name, _, _ = strings.Cut(filepath.Base(args[0].(string)), "-")
+		if dir, ok := strings.CutPrefix(fmt.Sprintf(format, args...), "starting cri-pouch in "); ok {
+			name, _, _ = strings.Cut(filepath.Base(dir), "-")
 			// Pods are up by then, or coming up; where it is cut off makes no difference.
 			time.AfterFunc(1500*time.Millisecond, cancel)
 		}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -22,6 +23,7 @@ type hostHooks struct {
 	*harness.Node
 	dir, first string // hooks_dirs: first, dir
 	log        string
+	read       int // bytes of the log that notes has given
 	program    string
 }
 
@@ -103,14 +105,16 @@ type noted struct {
 	State                    specs.State
 }
 
-// notes gives what the program has written so far, and begins anew.
+// notes gives what the program has written since the last call. The file stays: one that was removed after the look would take
+// with it what came between.
 func (h *hostHooks) notes(t *testing.T) []noted {
 	t.Helper()
 	b, err := os.ReadFile(h.log)
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	_ = os.Remove(h.log)
+	b = b[h.read : bytes.LastIndexByte(b, '\n')+1] // a last line is complete with its end
+	h.read += len(b)
 	var all []noted
 	for line := range strings.Lines(string(b)) {
 		var n noted

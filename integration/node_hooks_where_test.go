@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -41,10 +42,11 @@ func TestNodeHooksInPodsOfAllKinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if name == "user namespace" { // the program writes as the container's root there
-				if err := os.WriteFile(h.log, nil, 0o666); err != nil {
+				f, err := os.OpenFile(h.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o666)
+				if err != nil {
 					t.Fatal(err)
 				}
-				if err := os.Chmod(h.log, 0o666); err != nil {
+				if err := errors.Join(f.Chmod(0o666), f.Close()); err != nil {
 					t.Fatal(err)
 				}
 				for dir := filepath.Dir(h.log); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
