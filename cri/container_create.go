@@ -144,9 +144,9 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 
 // newRootfs makes snapshot and record in one commit.
 func (s *Service) newRootfs(ctx context.Context, sb model.Sandbox, rec model.Container, img snapshot.Image, steps *undo.Stack) error {
-	b, err := json.Marshal(rec)
+	b, err := model.EncodeContainer(rec)
 	if err != nil {
-		return fmt.Errorf("encode record of container %s: %w", rec.ID, err)
+		return err
 	}
 	req := snapshot.NewRootfs{ID: rec.ID, ImageID: img.ID, Manifest: img.Manifest, ChainID: img.ChainID, Record: b}
 	req.UIDs, req.GIDs = rootfsMappings(sb.Config)
@@ -154,6 +154,8 @@ func (s *Service) newRootfs(ctx context.Context, sb model.Sandbox, rec model.Con
 	if err := s.Rootfs.Create(ctx, req); err != nil {
 		return err
 	}
+	steps.Add("remove the copy of the record", func(context.Context) error { return s.dropCopy(containerRecords, rec.ID) })
+	s.keepCopy(containerRecords, rec.ID, b)
 	failpoint.Hit("container.recorded")
 	return nil
 }

@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -121,12 +120,17 @@ func (s *Service) letGo(ctx context.Context, c *container) error {
 }
 
 func (s *Service) putContainer(ctx context.Context, rec model.Container) error {
-	b, err := json.Marshal(rec)
+	b, err := model.EncodeContainer(rec)
 	if err != nil {
-		return fmt.Errorf("encode record of container %s: %w", rec.ID, err)
+		return err
 	}
-	if err := s.Rootfs.Update(ctx, rec.ID, b); err != nil && !errdefs.IsNotFound(err) {
+	err = s.Rootfs.Update(ctx, rec.ID, b)
+	if errdefs.IsNotFound(err) { // it was removed meanwhile
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("write record of container %s: %w", rec.ID, err)
 	}
+	s.keepCopy(containerRecords, rec.ID, b)
 	return nil
 }

@@ -14,7 +14,7 @@ import (
 func (s *Service) RemoveContainer(ctx context.Context, r *runtime.RemoveContainerRequest) (*runtime.RemoveContainerResponse, error) {
 	c, err := s.index.container(r.GetContainerId())
 	if errdefs.IsNotFound(err) {
-		return &runtime.RemoveContainerResponse{}, nil
+		return &runtime.RemoveContainerResponse{}, s.removeFound(ctx, r.GetContainerId())
 	}
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ import (
 func (s *Service) StopContainer(ctx context.Context, r *runtime.StopContainerRequest) (*runtime.StopContainerResponse, error) {
 	c, err := s.index.container(r.GetContainerId())
 	if errdefs.IsNotFound(err) {
-		return &runtime.StopContainerResponse{}, nil
+		return &runtime.StopContainerResponse{}, s.stopFound(ctx, r.GetContainerId())
 	}
 	if err != nil {
 		return nil, err

@@ -245,7 +245,7 @@ func (s *Service) volumeUsage(ctx context.Context, rec model.Container) (snapsho
 // dropVolumes removes the pod's volumes with its last sandbox.
 func (s *Service) dropVolumes(ctx context.Context, sb *sandbox) error {
 	uid := sb.record().Config.UID
-	err := s.Volumes.Remove(ctx, uid, func() bool { return !s.index.disown(sb, uid) })
+	err := s.Volumes.Remove(ctx, uid, func() bool { return !s.index.disown(sb, uid) || s.findings.anySandbox() })
 	if errors.Is(err, snapshot.ErrLeftover) {
 		s.Log.WithField("pod", sb.id).WithError(err).Warn("cannot remove all files of the pod's volumes yet, will try again")
 		s.chores.run("remove the volumes of former pods", time.Second, s.Volumes.Purge)

@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -181,6 +180,9 @@ func newest[T any](all []T, name func(T) string) []T {
 // removeRecord removes a container's record and root filesystem. What is worth remembering of it enters the sandbox's
 // history in the same commit, so that a daemon killed here neither loses nor doubles it.
 func (s *Service) removeRecord(ctx context.Context, c *container) error {
+	if err := s.dropCopy(containerRecords, c.id); err != nil {
+		return err
+	}
 	v := c.view()
 	sb, err := s.index.sandbox(c.sandboxID)
 	if err != nil || v.status == task.Created || !c.listed.Load() {
@@ -192,15 +194,18 @@ func (s *Service) removeRecord(ctx context.Context, c *container) error {
 	defer sb.writing.Unlock()
 	rec := sb.record()
 	rec.History = merged(rec.History, []model.Generation{g})
-	b, err := json.Marshal(rec)
+	b, err := model.EncodeSandbox(rec)
 	if err != nil {
-		return fmt.Errorf("encode record of sandbox %s: %w", sb.id, err)
+		return err
 	}
 	if err := s.Rootfs.RemoveInto(ctx, c.id, sb.id, b); diskFull(err) {
 		s.Log.WithField("pod", sb.id).WithField("container", c.id).WithError(err).Warn("no space for the container's history, it is removed without")
 		return s.Rootfs.Remove(ctx, c.id)
 	} else if err != nil {
 		return err
+	}
+	if !sb.leaving {
+		s.keepCopy(sandboxRecords, sb.id, b)
 	}
 	sb.mu.Lock()
 	sb.rec.History = rec.History

@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,6 +30,9 @@ func (s *Service) Recover(ctx context.Context) error {
 			return fmt.Errorf("make state folder: %w", err)
 		}
 	}
+	if err := s.makeCopyDirs(); err != nil {
+		return err
+	}
 	infos, err := s.Runtime.List(ctx)
 	if err != nil {
 		return fmt.Errorf("ask the shim for its containers: %w", err)
@@ -40,40 +42,37 @@ func (s *Service) Recover(ctx context.Context) error {
 	for _, i := range infos {
 		held[i.ID] = i
 	}
-	cut, complete, err := s.recoverSandboxes(ctx)
+	cut, err := s.recoverSandboxes(ctx)
 	if err != nil {
 		return err
 	}
 	if err := s.recoverContainers(ctx, held); err != nil {
 		return err
 	}
-	s.dropStrangers(held)
+	s.findUnknown(held)
+	for _, dir := range s.DamagedStores {
+		s.findings.add(finding{kind: damagedStore, id: dir, why: "a store whose databases were damaged; the log of the start that set it aside says which"})
+	}
 	for _, sb := range cut {
 		s.chores.run("undo sandbox "+sb.id+", whose creation was cut off", 0, func(ctx context.Context) error { return s.wipeSandbox(ctx, sb) })
 	}
 	if err := s.Network.GC(ctx, s.attachedPods(cut)); err != nil {
 		s.Log.WithError(err).Warn("CNI garbage collection failed, addresses of former pods may stay reserved")
 	}
-	s.sweepState()
-	s.sweepVolumes(complete)
+	s.sweepState(held)
+	s.sweepVolumes(!s.findings.anySandbox())
+	s.tellFindings()
 	s.chores.wg.Go(crash.Keep(s.chores.ctx, s.Log, "follow the shim's events", func() { s.watch(s.chores.ctx) }))
 	return nil
 }
 
-// recoverSandboxes reads the sandbox records; it gives those whose creation was cut off, and whether all could be read.
-func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, complete bool, err error) {
-	records, err := s.Records.Sandboxes(ctx)
+// recoverSandboxes reads the sandbox records; it gives those whose creation was cut off.
+func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err error) {
+	records, err := s.sandboxRecords(ctx)
 	if err != nil {
-		return nil, false, fmt.Errorf("read sandbox records: %w", err)
+		return nil, err
 	}
-	complete = true
-	for id, b := range records {
-		var rec model.Sandbox
-		if err := json.Unmarshal(b, &rec); err != nil {
-			s.Log.WithField("pod", id).WithError(err).Error("sandbox record cannot be read, it is left alone")
-			complete = false
-			continue
-		}
+	for id, rec := range records {
 		sb := newSandbox(rec)
 		s.index.addSandbox(sb)
 		s.clock.seen(rec.CreatedAt)
@@ -86,15 +85,15 @@ func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, complet
 		s.sandboxNames.adopt(sandboxName(rec.Config), rec.RequestDigest, id)
 		survives, err := s.survives(sb)
 		if err != nil {
-			return nil, false, err
+			return nil, err
 		}
 		if rec.State == model.SandboxReady && !survives {
 			if err := s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State = model.SandboxNotReady }); err != nil {
-				return nil, false, err
+				return nil, err
 			}
 		}
 	}
-	return cut, complete, nil
+	return cut, nil
 }
 
 // survives reports whether the sandbox's namespaces are still there: after a reboot they are not. An error says that the
@@ -124,24 +123,22 @@ func (s *Service) survives(sb *sandbox) (bool, error) {
 const nsfsMagic = 0x6e736673
 
 func (s *Service) recoverContainers(ctx context.Context, held map[string]task.Info) error {
-	records, err := s.Rootfs.Records(ctx)
+	records, err := s.containerRecords(ctx)
 	if err != nil {
-		return fmt.Errorf("read container records: %w", err)
+		return err
 	}
 	var all []model.Container
-	for id, b := range records {
-		var rec model.Container
-		if err := json.Unmarshal(b, &rec); err != nil {
-			s.Log.WithField("container", id).WithError(err).Error("container record cannot be read, it is left alone")
-			continue
-		}
+	for id, rec := range records {
 		sb, err := s.index.sandbox(rec.SandboxID)
-		if err != nil || sb.record().State == model.SandboxCreating {
-			s.removeOrphan(id, held)
-			continue
+		switch {
+		case err != nil:
+			s.findings.add(finding{kind: lostSandbox, id: id, sandbox: rec.SandboxID, why: fmt.Sprintf("container %q belongs to sandbox %s, which has no record that can be read", rec.Config.Name, rec.SandboxID)})
+		case sb.record().State == model.SandboxCreating:
+			s.removeOrphan(id, held) // nobody was told of the sandbox
+		default:
+			s.clock.seen(rec.CreatedAt)
+			all = append(all, rec)
 		}
-		s.clock.seen(rec.CreatedAt)
-		all = append(all, rec)
 	}
 	// Predecessors come before those who follow them.
 	slices.SortFunc(all, func(a, b model.Container) int { return a.CreatedAt.Compare(b.CreatedAt) })
@@ -260,17 +257,30 @@ func (s *Service) endTask(ctx context.Context, id string) error {
 	return nil
 }
 
-// dropStrangers ends what the shim holds without a record here: neither a container nor the holder of a sandbox.
-func (s *Service) dropStrangers(held map[string]task.Info) {
-	for id := range held {
+// findUnknown notes what the shim holds without a record here: neither a container nor the holder of a sandbox. What runs
+// and is not understood is left alone.
+func (s *Service) findUnknown(held map[string]task.Info) {
+	for id, info := range held {
 		if _, err := s.index.container(id); err == nil {
 			continue
 		}
-		if sb, err := s.index.sandbox(id); err == nil && sb.record().State == model.SandboxReady {
+		if sb, err := s.index.sandbox(id); err == nil {
+			if sb.record().State != model.SandboxReady { // the sandbox was stopped, its holder with it
+				s.chores.run("end the holder of sandbox "+id, 0, func(ctx context.Context) error { return s.endTask(ctx, id) })
+			}
 			continue
 		}
-		s.Log.WithField("container", id).Warn("the shim holds a container without a record, ending it")
-		s.chores.run("end the unknown container "+id, 0, func(ctx context.Context) error { return s.endTask(ctx, id) })
+		if s.findings.setRunning(id) {
+			continue
+		}
+		s.findings.add(finding{kind: unknownTask, id: id, running: true, why: fmt.Sprintf("the shim holds a container (%s, pid %d) that has no record", info.Status, info.Pid)})
+	}
+}
+
+// tellFindings logs what was left alone.
+func (s *Service) tellFindings() {
+	for _, f := range s.findings.all() {
+		s.Log.WithField("finding", f.id).Errorf("left alone: %s; cri-pouch repair tells what can be done", f)
 	}
 }
 
@@ -282,11 +292,14 @@ func (s *Service) attachedPods(cut []*sandbox) []network.Pod {
 			keep = append(keep, networkPod(rec))
 		}
 	}
+	for _, f := range s.findings.all() { // any of them may be a sandbox, or tell of one
+		keep = append(keep, network.Pod{ID: f.id}, network.Pod{ID: f.sandbox})
+	}
 	return keep
 }
 
 // sweepState removes bundles and exec folders that belong to nothing any more.
-func (s *Service) sweepState() {
+func (s *Service) sweepState(held map[string]task.Info) {
 	removers := map[string]func(name string) error{
 		"containers": s.removeBundle,
 		"exec":       func(name string) error { return os.RemoveAll(filepath.Join(s.StateDir, "exec", name)) },
@@ -299,7 +312,9 @@ func (s *Service) sweepState() {
 		for _, e := range entries {
 			_, cErr := s.index.container(e.Name())
 			_, sErr := s.index.sandbox(e.Name())
-			if cErr == nil || sErr == nil {
+			_, found := s.findings.get(e.Name())
+			_, inShim := held[e.Name()]
+			if cErr == nil || sErr == nil || found || inShim {
 				continue
 			}
 			if err := remove(e.Name()); err != nil {

@@ -124,10 +124,12 @@ func startOf(rec model.Container, info task.Info) time.Time {
 	return info.StartedAt
 }
 
-// tellGone tells of containers that were removed without a word: records has all that are there, readable or not.
-func (s *Service) tellGone(t told, records map[string][]byte) {
+// tellGone tells of containers that were removed without a word: records has all that are there, but for findings.
+func (s *Service) tellGone(t told, records map[string]model.Container) {
 	for id, e := range t.last {
-		if _, there := records[id]; there || t.kinds[id][journal.Removed] {
+		_, there := records[id]
+		_, found := s.findings.get(id)
+		if there || found || t.kinds[id][journal.Removed] {
 			continue
 		}
 		s.write(journal.Entry{

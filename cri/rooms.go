@@ -67,6 +67,10 @@ type Images interface {
 type Rootfs interface {
 	// Create makes the snapshot of container id on the image's top layer and stores record (opaque to it) with it.
 	Create(ctx context.Context, r snapshot.NewRootfs) error
+	// Adopt stores the record of a container whose snapshot is not known any more.
+	Adopt(ctx context.Context, id string, record []byte) error
+	// Stranded gives the containers that Adopt was called for and that are still there.
+	Stranded(ctx context.Context) (ids []string, err error)
 	// Update replaces the record.
 	Update(ctx context.Context, id string, record []byte) error
 	// Records gives all records by container ID.

@@ -21,7 +21,7 @@ func (s *Service) RemovePodSandbox(ctx context.Context, r *runtime.RemovePodSand
 func (s *Service) removeSandboxByID(ctx context.Context, id string) error {
 	sb, err := s.index.sandbox(id)
 	if errdefs.IsNotFound(err) {
-		return nil
+		return s.removeFound(ctx, id)
 	}
 	if err != nil {
 		return err

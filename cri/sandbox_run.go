@@ -2,7 +2,6 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -67,7 +66,7 @@ func (s *Service) makeSandbox(ctx context.Context, cfg model.SandboxConfig, dige
 	}()
 	s.index.addSandbox(sb)
 	steps.Add("forget sandbox", func(context.Context) error { s.index.dropSandbox(sb.id); return nil })
-	steps.Add("delete sandbox record", func(ctx context.Context) error { sb.leave(); return s.Records.DeleteSandbox(ctx, sb.id) })
+	steps.Add("delete sandbox record", func(ctx context.Context) error { sb.leave(); return s.deleteSandbox(ctx, sb.id) })
 	if err := s.putSandbox(ctx, sb.record()); err != nil {
 		return "", err
 	}
@@ -143,7 +142,7 @@ func (s *Service) wipeSandbox(ctx context.Context, sb *sandbox) error {
 	if err := s.dropVolumes(ctx, sb); err != nil {
 		return err
 	}
-	if err := s.Records.DeleteSandbox(ctx, sb.id); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.deleteSandbox(ctx, sb.id); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	s.index.dropSandbox(sb.id)
@@ -163,12 +162,21 @@ func (s *Service) updateSandbox(ctx context.Context, sb *sandbox, edit func(*mod
 
 // putSandbox writes a record; sb.writing must be held once others can see the sandbox.
 func (s *Service) putSandbox(ctx context.Context, rec model.Sandbox) error {
-	b, err := json.Marshal(rec)
+	b, err := model.EncodeSandbox(rec)
 	if err != nil {
-		return fmt.Errorf("encode record of sandbox %s: %w", rec.ID, err)
+		return err
 	}
 	if err := s.Records.PutSandbox(ctx, rec.ID, b); err != nil {
 		return fmt.Errorf("write record of sandbox %s: %w", rec.ID, err)
 	}
+	s.keepCopy(sandboxRecords, rec.ID, b)
 	return nil
+}
+
+// deleteSandbox deletes a sandbox's record; errdefs.ErrNotFound.
+func (s *Service) deleteSandbox(ctx context.Context, id string) error {
+	if err := s.dropCopy(sandboxRecords, id); err != nil {
+		return err
+	}
+	return s.Records.DeleteSandbox(ctx, id)
 }

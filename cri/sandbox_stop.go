@@ -28,7 +28,7 @@ var errStopped = fmt.Errorf("the sandbox was stopped: %w", errdefs.ErrAborted)
 func (s *Service) StopPodSandbox(ctx context.Context, r *runtime.StopPodSandboxRequest) (*runtime.StopPodSandboxResponse, error) {
 	sb, err := s.index.sandbox(r.GetPodSandboxId())
 	if errdefs.IsNotFound(err) {
-		return &runtime.StopPodSandboxResponse{}, nil
+		return &runtime.StopPodSandboxResponse{}, s.stopFound(ctx, r.GetPodSandboxId())
 	}
 	if err != nil {
 		return nil, err

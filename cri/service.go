@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,8 +38,9 @@ const (
 
 // Options are the parts that a Service is made of.
 type Options struct {
-	StateDir      string // tmpfs folder of the daemon, as /run/cri-pouch
-	Version       string // of this program
+	StateDir      string   // tmpfs folder of the daemon, as /run/cri-pouch
+	DamagedStores []string // folders that were set aside, in the root
+	Version       string   // of this program
 	PouchInit     PouchInit
 	SystemdCgroup bool
 	Handlers      []string // runtime handler names besides ""
@@ -68,6 +70,8 @@ type Service struct {
 
 	Options
 	index          *index
+	findings       *findings
+	repairing      sync.Mutex // held by who repairs a finding
 	sandboxNames   *names
 	containerNames *names
 	clock          ticker
@@ -89,7 +93,7 @@ func New(o Options) *Service {
 	}
 	s := &Service{
 		Options: o, index: newIndex(), chores: newChores(o.Log), events: newBroadcast(), upgrades: newUpgradeMetrics(o.Metrics), hookFigures: newHookMetrics(o.Metrics), bootID: readBootID(),
-		execOutputs:  newExecOutputs(o.Log),
+		execOutputs: newExecOutputs(o.Log), findings: newFindings(o.Metrics),
 		sandboxNames: newNames(o.UntoldTimeout), containerNames: newNames(o.UntoldTimeout),
 	}
 	s.nodeFailures = newNodeHookFailures(o.Metrics)

@@ -24,7 +24,7 @@ func (s *Service) Status(ctx context.Context, r *runtime.StatusRequest) (*runtim
 		var err error
 		resp.Info, err = verbose(map[string]any{"config": map[string]any{
 			"version": s.Options.Version, "stateDir": s.StateDir, "systemdCgroup": s.SystemdCgroup, "handlers": s.Handlers,
-		}})
+		}, "findings": s.findingMessages()})
 		return resp, err
 	}
 	return resp, nil

@@ -61,7 +61,7 @@ func checkBolt(path string) error {
 			return err
 		}
 		defer db.Close()
-		return readAll(db)
+		return readAll(db, st.Size())
 	})
 }
 
@@ -93,9 +93,13 @@ func isOSError(err error) bool {
 	return errors.As(err, &pe) || errors.As(err, &errno)
 }
 
-// readAll visits every page that is in use.
-func readAll(db *bolt.DB) error {
+// readAll visits every page that is in use. A file that was cut behind the last of them is damaged too: pages are taken from
+// what the database believes to have.
+func readAll(db *bolt.DB, size int64) error {
 	return db.View(func(tx *bolt.Tx) error {
+		if tx.Size() > size {
+			return fmt.Errorf("the file has %d bytes of %d", size, tx.Size())
+		}
 		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
 	})
 }

@@ -85,11 +85,21 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 			_ = e.closeFiles()
 		}
 	}()
-	if e.bolt, err = openBolt(filepath.Join(o.Root, "meta.db")); err != nil {
+	meta := filepath.Join(o.Root, "meta.db")
+	fresh, err := missing(meta)
+	if err != nil {
+		return nil, err
+	}
+	if e.bolt, err = openBolt(meta); err != nil {
 		return nil, err
 	}
 	if e.backend, err = openOverlay(filepath.Join(o.Root, "overlayfs")); err != nil {
 		return nil, err
+	}
+	if fresh {
+		if err := e.verifyFresh(ctx); err != nil {
+			return nil, errors.Join(err, os.Remove(meta)) // else the next Open would find it
+		}
 	}
 	// Without the folder of the first blob a collection stops before it comes to unfinished transfers.
 	if err := os.MkdirAll(filepath.Join(o.Root, "content", "blobs"), 0o700); err != nil {
@@ -113,6 +123,9 @@ func Open(ctx context.Context, o Options) (_ *Engine, err error) {
 	e.Content, e.Snapshots = e.db.ContentStore(), e.db.Snapshotter(Snapshotter)
 	e.Images, e.Leases = metadata.NewImageStore(e.db), metadata.NewLeaseManager(e.db)
 	e.Containers, e.Sandboxes = metadata.NewContainerStore(e.db), metadata.NewSandboxStore(e.db)
+	if err := e.verify(e.With(ctx)); err != nil {
+		return nil, err
+	}
 	e.gc = newCollector(e)
 	if err := e.removeLeftovers(e.With(ctx)); err != nil {
 		return nil, err

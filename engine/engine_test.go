@@ -120,7 +120,7 @@ func TestFailedTransactionLeavesNothing(t *testing.T) {
 	}
 }
 
-func snapshotDirs(t *testing.T, root string) (names []string) {
+func snapshotDirs(t testing.TB, root string) (names []string) {
 	t.Helper()
 	all, err := os.ReadDir(filepath.Join(root, "overlayfs", "snapshots"))
 	if err != nil {

@@ -191,7 +191,7 @@ func TestEdgeKnowsEveryRead(t *testing.T) {
 	changes := map[string]bool{}
 	for _, name := range strings.Fields(`RunPodSandbox StopPodSandbox RemovePodSandbox CreateContainer StartContainer StopContainer
 		RemoveContainer UpdateContainerResources ReopenContainerLog ExecSync Exec Attach PortForward UpdateRuntimeConfig
-		CheckpointContainer CheckpointPod RestorePod UpdatePodSandboxResources PullImage RemoveImage ImportImage`) {
+		CheckpointContainer CheckpointPod RestorePod UpdatePodSandboxResources PullImage RemoveImage ImportImage Repair`) {
 		changes[name] = true
 	}
 	check := func(name string) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
@@ -81,8 +82,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 
-	r.engine, err = engine.Open(ctx, engine.Options{Root: filepath.Join(c.Root, engineDir), Log: o.Log.WithField("room", "engine")})
-	if err != nil {
+	if r.engine, err = openEngine(ctx, o); err != nil {
 		return nil, err
 	}
 	r.add("engine", r.engine.Close)
@@ -112,8 +112,12 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	r.add("connection to the shim", shim.Close)
 	nodeHooks := c.openNodeHooks(o.Log.WithField("room", "hooks"), registry)
 	r.add("the node's hooks", func() error { nodeHooks.Close(); return nil })
+	damaged, err := filepath.Glob(filepath.Join(c.Root, engineDir+".damaged-*"))
+	if err != nil {
+		return nil, err
+	}
 	r.service = cri.New(cri.Options{
-		StateDir: c.State, Version: o.Version, PouchInit: pouchInit, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
+		StateDir: c.State, DamagedStores: damaged, Version: o.Version, PouchInit: pouchInit, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
 		Hooks: c.hookRules(), NodeHooks: nodeHooks,
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
@@ -126,6 +130,22 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	r.add("streams", streams.close)
 	r.service.SetStreams(streams.server)
 	return r, nil
+}
+
+// openEngine opens the stores. Damaged ones are set aside, for containers run without them: their root filesystems are mounted,
+// their records have copies in the state folder.
+func openEngine(ctx context.Context, o Options) (*engine.Engine, error) {
+	opts := engine.Options{Root: filepath.Join(o.Config.Root, engineDir), Log: o.Log.WithField("room", "engine")}
+	e, err := engine.Open(ctx, opts)
+	if !errdefs.IsDataLoss(err) {
+		return e, err
+	}
+	aside, asideErr := engine.SetAside(opts.Root, time.Now())
+	if asideErr != nil {
+		return nil, errors.Join(err, asideErr)
+	}
+	opts.Log.WithError(err).Errorf("the store is damaged: it is set aside as %s and a new one is begun; containers run on, images are pulled anew", aside)
+	return engine.Open(ctx, opts)
 }
 
 // openJournal opens the journal. Pods run without one too.

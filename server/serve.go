@@ -46,7 +46,7 @@ type service interface {
 // stopLimit is how long the daemon waits, in all, for handlers that it has cut off.
 const stopLimit = 5 * time.Second
 
-// Serve runs the daemon until ctx ends, and leaves containers and shim running when it returns. Its order is: lock, engine,
+// Serve runs the daemon until ctx ends, and leaves containers and shim running when it returns. Its order is: lock, bind, engine,
 // records, shim, recovery, socket, ready. The error says what could not be set up, or what did not end in order.
 func Serve(ctx context.Context, o Options) error {
 	// Rooms say the mode of what they make; what the shell's umask happened to be must not change it.
@@ -63,6 +63,9 @@ func Serve(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 	failpoint.Hit("server.locked")
+	if err := bind(o.Config, o.Version); err != nil {
+		return err
+	}
 
 	tell.tell("STATUS=opening the store")
 	rooms, err := openRooms(ctx, o, registry)

@@ -76,6 +76,33 @@ func (s *Rootfs) Create(ctx context.Context, r NewRootfs) error {
 	return nil
 }
 
+// Adopt stores the record of a container that runs on a snapshot which the database does not know any more: its root
+// filesystem is there as long as it is mounted. errdefs.ErrAlreadyExists.
+func (s *Rootfs) Adopt(ctx context.Context, id string, b []byte) error {
+	c := containers.Container{
+		ID: id, Runtime: containers.RuntimeInfo{Name: runtimeName}, Spec: &anypb.Any{TypeUrl: recordType},
+		Extensions: map[string]typeurl.Any{recordKey: record(b)},
+	}
+	if _, err := s.eng.Containers.Create(s.eng.With(ctx), c); err != nil {
+		return fmt.Errorf("store the record of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// Stranded gives the containers that were adopted: their snapshots are in no database.
+func (s *Rootfs) Stranded(ctx context.Context) (ids []string, err error) {
+	all, err := s.eng.Containers.List(s.eng.With(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("list records of containers: %w", err)
+	}
+	for _, c := range all {
+		if c.SnapshotKey == "" {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids, nil
+}
+
 // mappingLabels tells the snapshotter of a user namespace: the layers are then shared by idmapped mounts, and the
 // writable folder belongs to the namespace's root.
 func mappingLabels(r NewRootfs) ([]snapshots.Opt, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -78,7 +79,8 @@ func (a *app) inspect(ctx context.Context, c *client.Client, kind, ref string) e
 func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "status", Short: "Say whether the daemon can run pods, and if not, why", Args: exactly(0, "no arguments"),
-		Long: "Print the daemon's conditions with reason and fix. Ends with 1 if one of them does not hold.",
+		Long: "Print the daemon's conditions with reason and fix, and what it has left alone because it did not understand it.\n" +
+			"Ends with 1 if a condition does not hold.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.call(cmd.Context(), func(c *client.Client) error {
 				resp, err := c.Runtime.Status(cmd.Context(), &runtime.StatusRequest{Verbose: a.output == "json"})
@@ -97,7 +99,7 @@ func (a *app) statusCommand() *cobra.Command {
 				if a.output == "json" {
 					err = table.JSONWithInfo(a.out, "status", resp.GetStatus(), resp.GetInfo())
 				} else {
-					err = a.print(l)
+					err = errors.Join(a.print(l), a.printFindings(cmd, c))
 				}
 				if err == nil && failed {
 					return exitCode(1)

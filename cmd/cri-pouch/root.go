@@ -66,7 +66,7 @@ func newRoot(io streams) *cobra.Command {
 	root.PersistentFlags().StringVar(&a.socket, "socket", socket, "the daemon's unix `path` (environment: CRI_POUCH_SOCKET)")
 	root.AddCommand(a.serveCommand(), a.configCommand(), a.runCommand(), a.psCommand(), a.podsCommand(), a.historyCommand(), a.eventsCommand(), a.hooksCommand(), a.imagesCommand(),
 		a.pullCommand(), a.imageCommand(), a.statsCommand(), a.execCommand(), a.attachCommand(), a.forwardCommand(), a.logsCommand(), a.stopCommand(), a.removeCommand(),
-		a.removeImageCommand(), a.inspectCommand(), a.statusCommand(), a.versionCommand())
+		a.removeImageCommand(), a.inspectCommand(), a.statusCommand(), a.repairCommand(), a.versionCommand())
 	a.complete(root)
 	return root
 }

@@ -142,6 +142,7 @@ type Rich struct {
 // Container is the durable record of a container. What cannot outlive a boot (pid, start time of a running
 // one) is not in it: the shim knows.
 type Container struct {
+	Schema        int             `json:"schema"` // see Schema
 	ID            string          `json:"id"`
 	SandboxID     string          `json:"sandboxID"`
 	CreatedAt     time.Time       `json:"createdAt"`

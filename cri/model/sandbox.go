@@ -116,6 +116,7 @@ const (
 
 // Sandbox is the durable record of a pod sandbox.
 type Sandbox struct {
+	Schema    int           `json:"schema"` // see Schema
 	ID        string        `json:"id"`
 	CreatedAt time.Time     `json:"createdAt"`
 	State     SandboxState  `json:"state"`

@@ -131,6 +131,267 @@ func (GenerationState) EnumDescriptor() ([]byte, []int) {
 	return file_pouch_proto_rawDescGZIP(), []int{1}
 }
 
+type ListFindingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsRequest) Reset() {
+	*x = ListFindingsRequest{}
+	mi := &file_pouch_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsRequest) ProtoMessage() {}
+
+func (x *ListFindingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsRequest.ProtoReflect.Descriptor instead.
+func (*ListFindingsRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{0}
+}
+
+type ListFindingsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"` // by kind and ID
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListFindingsResponse) Reset() {
+	*x = ListFindingsResponse{}
+	mi := &file_pouch_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListFindingsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListFindingsResponse) ProtoMessage() {}
+
+func (x *ListFindingsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListFindingsResponse.ProtoReflect.Descriptor instead.
+func (*ListFindingsResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListFindingsResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+// Finding is something on the node that the daemon has not understood at its start.
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                       // sandbox-record, container-record, lost-sandbox, unknown-task, damaged-store
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`                                           // of the sandbox or container; for damaged-store a folder
+	PodSandboxId  string                 `protobuf:"bytes,3,opt,name=pod_sandbox_id,json=podSandboxId,proto3" json:"pod_sandbox_id,omitempty"` // of a container, where that is known
+	Running       bool                   `protobuf:"varint,4,opt,name=running,proto3" json:"running,omitempty"`                                // the shim holds a container of this ID
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`                                   // what was not understood
+	Remedy        string                 `protobuf:"bytes,6,opt,name=remedy,proto3" json:"remedy,omitempty"`                                   // what Repair does about it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_pouch_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Finding) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Finding) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Finding) GetPodSandboxId() string {
+	if x != nil {
+		return x.PodSandboxId
+	}
+	return ""
+}
+
+func (x *Finding) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Finding) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Finding) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
+}
+
+type RepairRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // all findings of this kind
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`     // only the finding of this ID; empty: all of the kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_pouch_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RepairRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RepairRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RepairResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Repaired      []*Finding             `protobuf:"bytes,1,rep,name=repaired,proto3" json:"repaired,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_pouch_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pouch_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_pouch_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RepairResponse) GetRepaired() []*Finding {
+	if x != nil {
+		return x.Repaired
+	}
+	return nil
+}
+
 type ImportImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"` // at most 1 MiB
@@ -140,7 +401,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_pouch_proto_msgTypes[0]
+	mi := &file_pouch_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -152,7 +413,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[0]
+	mi := &file_pouch_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -165,7 +426,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{0}
+	return file_pouch_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImportImageRequest) GetChunk() []byte {
@@ -184,7 +445,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_pouch_proto_msgTypes[1]
+	mi := &file_pouch_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +457,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[1]
+	mi := &file_pouch_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +470,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{1}
+	return file_pouch_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImportImageResponse) GetImages() []*ImportedImage {
@@ -229,7 +490,7 @@ type ImportedImage struct {
 
 func (x *ImportedImage) Reset() {
 	*x = ImportedImage{}
-	mi := &file_pouch_proto_msgTypes[2]
+	mi := &file_pouch_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -241,7 +502,7 @@ func (x *ImportedImage) String() string {
 func (*ImportedImage) ProtoMessage() {}
 
 func (x *ImportedImage) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[2]
+	mi := &file_pouch_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -254,7 +515,7 @@ func (x *ImportedImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportedImage.ProtoReflect.Descriptor instead.
 func (*ImportedImage) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{2}
+	return file_pouch_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ImportedImage) GetName() string {
@@ -280,7 +541,7 @@ type WatchPullsRequest struct {
 
 func (x *WatchPullsRequest) Reset() {
 	*x = WatchPullsRequest{}
-	mi := &file_pouch_proto_msgTypes[3]
+	mi := &file_pouch_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +553,7 @@ func (x *WatchPullsRequest) String() string {
 func (*WatchPullsRequest) ProtoMessage() {}
 
 func (x *WatchPullsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[3]
+	mi := &file_pouch_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +566,7 @@ func (x *WatchPullsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPullsRequest.ProtoReflect.Descriptor instead.
 func (*WatchPullsRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{3}
+	return file_pouch_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchPullsRequest) GetReference() string {
@@ -324,7 +585,7 @@ type WatchPullsResponse struct {
 
 func (x *WatchPullsResponse) Reset() {
 	*x = WatchPullsResponse{}
-	mi := &file_pouch_proto_msgTypes[4]
+	mi := &file_pouch_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +597,7 @@ func (x *WatchPullsResponse) String() string {
 func (*WatchPullsResponse) ProtoMessage() {}
 
 func (x *WatchPullsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[4]
+	mi := &file_pouch_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +610,7 @@ func (x *WatchPullsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchPullsResponse.ProtoReflect.Descriptor instead.
 func (*WatchPullsResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{4}
+	return file_pouch_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchPullsResponse) GetPulls() []*Pull {
@@ -373,7 +634,7 @@ type Pull struct {
 
 func (x *Pull) Reset() {
 	*x = Pull{}
-	mi := &file_pouch_proto_msgTypes[5]
+	mi := &file_pouch_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +646,7 @@ func (x *Pull) String() string {
 func (*Pull) ProtoMessage() {}
 
 func (x *Pull) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[5]
+	mi := &file_pouch_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +659,7 @@ func (x *Pull) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pull.ProtoReflect.Descriptor instead.
 func (*Pull) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{5}
+	return file_pouch_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Pull) GetReference() string {
@@ -452,7 +713,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_pouch_proto_msgTypes[6]
+	mi := &file_pouch_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +725,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[6]
+	mi := &file_pouch_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +738,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{6}
+	return file_pouch_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HistoryRequest) GetPodSandboxId() string {
@@ -500,7 +761,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_pouch_proto_msgTypes[7]
+	mi := &file_pouch_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +773,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[7]
+	mi := &file_pouch_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +786,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{7}
+	return file_pouch_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HistoryResponse) GetPodSandboxId() string {
@@ -588,7 +849,7 @@ type Generation struct {
 
 func (x *Generation) Reset() {
 	*x = Generation{}
-	mi := &file_pouch_proto_msgTypes[8]
+	mi := &file_pouch_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -600,7 +861,7 @@ func (x *Generation) String() string {
 func (*Generation) ProtoMessage() {}
 
 func (x *Generation) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[8]
+	mi := &file_pouch_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -613,7 +874,7 @@ func (x *Generation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Generation.ProtoReflect.Descriptor instead.
 func (*Generation) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{8}
+	return file_pouch_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Generation) GetContainerName() string {
@@ -747,7 +1008,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_pouch_proto_msgTypes[9]
+	mi := &file_pouch_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +1020,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[9]
+	mi := &file_pouch_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +1033,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{9}
+	return file_pouch_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EventsRequest) GetFollow() bool {
@@ -813,7 +1074,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_pouch_proto_msgTypes[10]
+	mi := &file_pouch_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1086,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[10]
+	mi := &file_pouch_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1099,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{10}
+	return file_pouch_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EventsResponse) GetEvent() *Event {
@@ -881,7 +1142,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_pouch_proto_msgTypes[11]
+	mi := &file_pouch_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1154,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[11]
+	mi := &file_pouch_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1167,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{11}
+	return file_pouch_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Event) GetNumber() uint64 {
@@ -1037,7 +1298,7 @@ type UnitsRequest struct {
 
 func (x *UnitsRequest) Reset() {
 	*x = UnitsRequest{}
-	mi := &file_pouch_proto_msgTypes[12]
+	mi := &file_pouch_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1310,7 @@ func (x *UnitsRequest) String() string {
 func (*UnitsRequest) ProtoMessage() {}
 
 func (x *UnitsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[12]
+	mi := &file_pouch_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1323,7 @@ func (x *UnitsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitsRequest.ProtoReflect.Descriptor instead.
 func (*UnitsRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{12}
+	return file_pouch_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UnitsRequest) GetContainerId() string {
@@ -1090,7 +1351,7 @@ type UnitsResponse struct {
 
 func (x *UnitsResponse) Reset() {
 	*x = UnitsResponse{}
-	mi := &file_pouch_proto_msgTypes[13]
+	mi := &file_pouch_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1363,7 @@ func (x *UnitsResponse) String() string {
 func (*UnitsResponse) ProtoMessage() {}
 
 func (x *UnitsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[13]
+	mi := &file_pouch_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1376,7 @@ func (x *UnitsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnitsResponse.ProtoReflect.Descriptor instead.
 func (*UnitsResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{13}
+	return file_pouch_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UnitsResponse) GetContainerId() string {
@@ -1205,7 +1466,7 @@ type Application struct {
 
 func (x *Application) Reset() {
 	*x = Application{}
-	mi := &file_pouch_proto_msgTypes[14]
+	mi := &file_pouch_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1478,7 @@ func (x *Application) String() string {
 func (*Application) ProtoMessage() {}
 
 func (x *Application) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[14]
+	mi := &file_pouch_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1491,7 @@ func (x *Application) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Application.ProtoReflect.Descriptor instead.
 func (*Application) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{14}
+	return file_pouch_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Application) GetState() string {
@@ -1310,7 +1571,7 @@ type Unit struct {
 
 func (x *Unit) Reset() {
 	*x = Unit{}
-	mi := &file_pouch_proto_msgTypes[15]
+	mi := &file_pouch_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1583,7 @@ func (x *Unit) String() string {
 func (*Unit) ProtoMessage() {}
 
 func (x *Unit) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[15]
+	mi := &file_pouch_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1596,7 @@ func (x *Unit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unit.ProtoReflect.Descriptor instead.
 func (*Unit) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{15}
+	return file_pouch_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Unit) GetName() string {
@@ -1436,7 +1697,7 @@ type Process struct {
 
 func (x *Process) Reset() {
 	*x = Process{}
-	mi := &file_pouch_proto_msgTypes[16]
+	mi := &file_pouch_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1709,7 @@ func (x *Process) String() string {
 func (*Process) ProtoMessage() {}
 
 func (x *Process) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[16]
+	mi := &file_pouch_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1722,7 @@ func (x *Process) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Process.ProtoReflect.Descriptor instead.
 func (*Process) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{16}
+	return file_pouch_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Process) GetPid() int32 {
@@ -1515,7 +1776,7 @@ type InitLogRequest struct {
 
 func (x *InitLogRequest) Reset() {
 	*x = InitLogRequest{}
-	mi := &file_pouch_proto_msgTypes[17]
+	mi := &file_pouch_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1788,7 @@ func (x *InitLogRequest) String() string {
 func (*InitLogRequest) ProtoMessage() {}
 
 func (x *InitLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[17]
+	mi := &file_pouch_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1801,7 @@ func (x *InitLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitLogRequest.ProtoReflect.Descriptor instead.
 func (*InitLogRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{17}
+	return file_pouch_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InitLogRequest) GetContainerId() string {
@@ -1560,7 +1821,7 @@ type InitLogResponse struct {
 
 func (x *InitLogResponse) Reset() {
 	*x = InitLogResponse{}
-	mi := &file_pouch_proto_msgTypes[18]
+	mi := &file_pouch_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1833,7 @@ func (x *InitLogResponse) String() string {
 func (*InitLogResponse) ProtoMessage() {}
 
 func (x *InitLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[18]
+	mi := &file_pouch_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1846,7 @@ func (x *InitLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitLogResponse.ProtoReflect.Descriptor instead.
 func (*InitLogResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{18}
+	return file_pouch_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *InitLogResponse) GetContainerId() string {
@@ -1610,7 +1871,7 @@ type ListHooksRequest struct {
 
 func (x *ListHooksRequest) Reset() {
 	*x = ListHooksRequest{}
-	mi := &file_pouch_proto_msgTypes[19]
+	mi := &file_pouch_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1883,7 @@ func (x *ListHooksRequest) String() string {
 func (*ListHooksRequest) ProtoMessage() {}
 
 func (x *ListHooksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[19]
+	mi := &file_pouch_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1896,7 @@ func (x *ListHooksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHooksRequest.ProtoReflect.Descriptor instead.
 func (*ListHooksRequest) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{19}
+	return file_pouch_proto_rawDescGZIP(), []int{24}
 }
 
 type ListHooksResponse struct {
@@ -1647,7 +1908,7 @@ type ListHooksResponse struct {
 
 func (x *ListHooksResponse) Reset() {
 	*x = ListHooksResponse{}
-	mi := &file_pouch_proto_msgTypes[20]
+	mi := &file_pouch_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1920,7 @@ func (x *ListHooksResponse) String() string {
 func (*ListHooksResponse) ProtoMessage() {}
 
 func (x *ListHooksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[20]
+	mi := &file_pouch_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1933,7 @@ func (x *ListHooksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHooksResponse.ProtoReflect.Descriptor instead.
 func (*ListHooksResponse) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{20}
+	return file_pouch_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListHooksResponse) GetFiles() []*HookFile {
@@ -1699,7 +1960,7 @@ type HookFile struct {
 
 func (x *HookFile) Reset() {
 	*x = HookFile{}
-	mi := &file_pouch_proto_msgTypes[21]
+	mi := &file_pouch_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1972,7 @@ func (x *HookFile) String() string {
 func (*HookFile) ProtoMessage() {}
 
 func (x *HookFile) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[21]
+	mi := &file_pouch_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1985,7 @@ func (x *HookFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookFile.ProtoReflect.Descriptor instead.
 func (*HookFile) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{21}
+	return file_pouch_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HookFile) GetFile() string {
@@ -1796,7 +2057,7 @@ type HookCondition struct {
 
 func (x *HookCondition) Reset() {
 	*x = HookCondition{}
-	mi := &file_pouch_proto_msgTypes[22]
+	mi := &file_pouch_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +2069,7 @@ func (x *HookCondition) String() string {
 func (*HookCondition) ProtoMessage() {}
 
 func (x *HookCondition) ProtoReflect() protoreflect.Message {
-	mi := &file_pouch_proto_msgTypes[22]
+	mi := &file_pouch_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +2082,7 @@ func (x *HookCondition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HookCondition.ProtoReflect.Descriptor instead.
 func (*HookCondition) Descriptor() ([]byte, []int) {
-	return file_pouch_proto_rawDescGZIP(), []int{22}
+	return file_pouch_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *HookCondition) GetAlways() bool {
@@ -1856,7 +2117,22 @@ var File_pouch_proto protoreflect.FileDescriptor
 
 const file_pouch_proto_rawDesc = "" +
 	"\n" +
-	"\vpouch.proto\x12\bpouch.v1\"*\n" +
+	"\vpouch.proto\x12\bpouch.v1\"\x15\n" +
+	"\x13ListFindingsRequest\"E\n" +
+	"\x14ListFindingsResponse\x12-\n" +
+	"\bfindings\x18\x01 \x03(\v2\x11.pouch.v1.FindingR\bfindings\"\x9d\x01\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12$\n" +
+	"\x0epod_sandbox_id\x18\x03 \x01(\tR\fpodSandboxId\x12\x18\n" +
+	"\arunning\x18\x04 \x01(\bR\arunning\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06remedy\x18\x06 \x01(\tR\x06remedy\"3\n" +
+	"\rRepairRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"?\n" +
+	"\x0eRepairResponse\x12-\n" +
+	"\brepaired\x18\x01 \x03(\v2\x11.pouch.v1.FindingR\brepaired\"*\n" +
 	"\x12ImportImageRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"F\n" +
 	"\x13ImportImageResponse\x12/\n" +
@@ -2030,7 +2306,7 @@ const file_pouch_proto_rawDesc = "" +
 	"\x18GENERATION_STATE_CREATED\x10\x01\x12\x1c\n" +
 	"\x18GENERATION_STATE_RUNNING\x10\x02\x12\x1b\n" +
 	"\x17GENERATION_STATE_EXITED\x10\x03\x12\x1c\n" +
-	"\x18GENERATION_STATE_REMOVED\x10\x042\xdf\x03\n" +
+	"\x18GENERATION_STATE_REMOVED\x10\x042\xeb\x04\n" +
 	"\x05Pouch\x12L\n" +
 	"\vImportImage\x12\x1c.pouch.v1.ImportImageRequest\x1a\x1d.pouch.v1.ImportImageResponse(\x01\x12I\n" +
 	"\n" +
@@ -2039,7 +2315,9 @@ const file_pouch_proto_rawDesc = "" +
 	"\x06Events\x12\x17.pouch.v1.EventsRequest\x1a\x18.pouch.v1.EventsResponse0\x01\x128\n" +
 	"\x05Units\x12\x16.pouch.v1.UnitsRequest\x1a\x17.pouch.v1.UnitsResponse\x12>\n" +
 	"\aInitLog\x12\x18.pouch.v1.InitLogRequest\x1a\x19.pouch.v1.InitLogResponse\x12D\n" +
-	"\tListHooks\x12\x1a.pouch.v1.ListHooksRequest\x1a\x1b.pouch.v1.ListHooksResponseB9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
+	"\tListHooks\x12\x1a.pouch.v1.ListHooksRequest\x1a\x1b.pouch.v1.ListHooksResponse\x12M\n" +
+	"\fListFindings\x12\x1d.pouch.v1.ListFindingsRequest\x1a\x1e.pouch.v1.ListFindingsResponse\x12;\n" +
+	"\x06Repair\x12\x17.pouch.v1.RepairRequest\x1a\x18.pouch.v1.RepairResponseB9Z7github.com/cri-pouch/cri-pouch/cri/api/pouch/v1;pouchv1b\x06proto3"
 
 var (
 	file_pouch_proto_rawDescOnce sync.Once
@@ -2054,67 +2332,78 @@ func file_pouch_proto_rawDescGZIP() []byte {
 }
 
 var file_pouch_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_pouch_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_pouch_proto_goTypes = []any{
-	(Cause)(0),                  // 0: pouch.v1.Cause
-	(GenerationState)(0),        // 1: pouch.v1.GenerationState
-	(*ImportImageRequest)(nil),  // 2: pouch.v1.ImportImageRequest
-	(*ImportImageResponse)(nil), // 3: pouch.v1.ImportImageResponse
-	(*ImportedImage)(nil),       // 4: pouch.v1.ImportedImage
-	(*WatchPullsRequest)(nil),   // 5: pouch.v1.WatchPullsRequest
-	(*WatchPullsResponse)(nil),  // 6: pouch.v1.WatchPullsResponse
-	(*Pull)(nil),                // 7: pouch.v1.Pull
-	(*HistoryRequest)(nil),      // 8: pouch.v1.HistoryRequest
-	(*HistoryResponse)(nil),     // 9: pouch.v1.HistoryResponse
-	(*Generation)(nil),          // 10: pouch.v1.Generation
-	(*EventsRequest)(nil),       // 11: pouch.v1.EventsRequest
-	(*EventsResponse)(nil),      // 12: pouch.v1.EventsResponse
-	(*Event)(nil),               // 13: pouch.v1.Event
-	(*UnitsRequest)(nil),        // 14: pouch.v1.UnitsRequest
-	(*UnitsResponse)(nil),       // 15: pouch.v1.UnitsResponse
-	(*Application)(nil),         // 16: pouch.v1.Application
-	(*Unit)(nil),                // 17: pouch.v1.Unit
-	(*Process)(nil),             // 18: pouch.v1.Process
-	(*InitLogRequest)(nil),      // 19: pouch.v1.InitLogRequest
-	(*InitLogResponse)(nil),     // 20: pouch.v1.InitLogResponse
-	(*ListHooksRequest)(nil),    // 21: pouch.v1.ListHooksRequest
-	(*ListHooksResponse)(nil),   // 22: pouch.v1.ListHooksResponse
-	(*HookFile)(nil),            // 23: pouch.v1.HookFile
-	(*HookCondition)(nil),       // 24: pouch.v1.HookCondition
-	nil,                         // 25: pouch.v1.HookCondition.AnnotationsEntry
+	(Cause)(0),                   // 0: pouch.v1.Cause
+	(GenerationState)(0),         // 1: pouch.v1.GenerationState
+	(*ListFindingsRequest)(nil),  // 2: pouch.v1.ListFindingsRequest
+	(*ListFindingsResponse)(nil), // 3: pouch.v1.ListFindingsResponse
+	(*Finding)(nil),              // 4: pouch.v1.Finding
+	(*RepairRequest)(nil),        // 5: pouch.v1.RepairRequest
+	(*RepairResponse)(nil),       // 6: pouch.v1.RepairResponse
+	(*ImportImageRequest)(nil),   // 7: pouch.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 8: pouch.v1.ImportImageResponse
+	(*ImportedImage)(nil),        // 9: pouch.v1.ImportedImage
+	(*WatchPullsRequest)(nil),    // 10: pouch.v1.WatchPullsRequest
+	(*WatchPullsResponse)(nil),   // 11: pouch.v1.WatchPullsResponse
+	(*Pull)(nil),                 // 12: pouch.v1.Pull
+	(*HistoryRequest)(nil),       // 13: pouch.v1.HistoryRequest
+	(*HistoryResponse)(nil),      // 14: pouch.v1.HistoryResponse
+	(*Generation)(nil),           // 15: pouch.v1.Generation
+	(*EventsRequest)(nil),        // 16: pouch.v1.EventsRequest
+	(*EventsResponse)(nil),       // 17: pouch.v1.EventsResponse
+	(*Event)(nil),                // 18: pouch.v1.Event
+	(*UnitsRequest)(nil),         // 19: pouch.v1.UnitsRequest
+	(*UnitsResponse)(nil),        // 20: pouch.v1.UnitsResponse
+	(*Application)(nil),          // 21: pouch.v1.Application
+	(*Unit)(nil),                 // 22: pouch.v1.Unit
+	(*Process)(nil),              // 23: pouch.v1.Process
+	(*InitLogRequest)(nil),       // 24: pouch.v1.InitLogRequest
+	(*InitLogResponse)(nil),      // 25: pouch.v1.InitLogResponse
+	(*ListHooksRequest)(nil),     // 26: pouch.v1.ListHooksRequest
+	(*ListHooksResponse)(nil),    // 27: pouch.v1.ListHooksResponse
+	(*HookFile)(nil),             // 28: pouch.v1.HookFile
+	(*HookCondition)(nil),        // 29: pouch.v1.HookCondition
+	nil,                          // 30: pouch.v1.HookCondition.AnnotationsEntry
 }
 var file_pouch_proto_depIdxs = []int32{
-	4,  // 0: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
-	7,  // 1: pouch.v1.WatchPullsResponse.pulls:type_name -> pouch.v1.Pull
-	10, // 2: pouch.v1.HistoryResponse.generations:type_name -> pouch.v1.Generation
-	1,  // 3: pouch.v1.Generation.state:type_name -> pouch.v1.GenerationState
-	0,  // 4: pouch.v1.Generation.cause:type_name -> pouch.v1.Cause
-	13, // 5: pouch.v1.EventsResponse.event:type_name -> pouch.v1.Event
-	16, // 6: pouch.v1.UnitsResponse.application:type_name -> pouch.v1.Application
-	17, // 7: pouch.v1.UnitsResponse.units:type_name -> pouch.v1.Unit
-	18, // 8: pouch.v1.UnitsResponse.processes:type_name -> pouch.v1.Process
-	23, // 9: pouch.v1.ListHooksResponse.files:type_name -> pouch.v1.HookFile
-	24, // 10: pouch.v1.HookFile.when:type_name -> pouch.v1.HookCondition
-	25, // 11: pouch.v1.HookCondition.annotations:type_name -> pouch.v1.HookCondition.AnnotationsEntry
-	2,  // 12: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
-	5,  // 13: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
-	8,  // 14: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
-	11, // 15: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
-	14, // 16: pouch.v1.Pouch.Units:input_type -> pouch.v1.UnitsRequest
-	19, // 17: pouch.v1.Pouch.InitLog:input_type -> pouch.v1.InitLogRequest
-	21, // 18: pouch.v1.Pouch.ListHooks:input_type -> pouch.v1.ListHooksRequest
-	3,  // 19: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
-	6,  // 20: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
-	9,  // 21: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
-	12, // 22: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
-	15, // 23: pouch.v1.Pouch.Units:output_type -> pouch.v1.UnitsResponse
-	20, // 24: pouch.v1.Pouch.InitLog:output_type -> pouch.v1.InitLogResponse
-	22, // 25: pouch.v1.Pouch.ListHooks:output_type -> pouch.v1.ListHooksResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 0: pouch.v1.ListFindingsResponse.findings:type_name -> pouch.v1.Finding
+	4,  // 1: pouch.v1.RepairResponse.repaired:type_name -> pouch.v1.Finding
+	9,  // 2: pouch.v1.ImportImageResponse.images:type_name -> pouch.v1.ImportedImage
+	12, // 3: pouch.v1.WatchPullsResponse.pulls:type_name -> pouch.v1.Pull
+	15, // 4: pouch.v1.HistoryResponse.generations:type_name -> pouch.v1.Generation
+	1,  // 5: pouch.v1.Generation.state:type_name -> pouch.v1.GenerationState
+	0,  // 6: pouch.v1.Generation.cause:type_name -> pouch.v1.Cause
+	18, // 7: pouch.v1.EventsResponse.event:type_name -> pouch.v1.Event
+	21, // 8: pouch.v1.UnitsResponse.application:type_name -> pouch.v1.Application
+	22, // 9: pouch.v1.UnitsResponse.units:type_name -> pouch.v1.Unit
+	23, // 10: pouch.v1.UnitsResponse.processes:type_name -> pouch.v1.Process
+	28, // 11: pouch.v1.ListHooksResponse.files:type_name -> pouch.v1.HookFile
+	29, // 12: pouch.v1.HookFile.when:type_name -> pouch.v1.HookCondition
+	30, // 13: pouch.v1.HookCondition.annotations:type_name -> pouch.v1.HookCondition.AnnotationsEntry
+	7,  // 14: pouch.v1.Pouch.ImportImage:input_type -> pouch.v1.ImportImageRequest
+	10, // 15: pouch.v1.Pouch.WatchPulls:input_type -> pouch.v1.WatchPullsRequest
+	13, // 16: pouch.v1.Pouch.History:input_type -> pouch.v1.HistoryRequest
+	16, // 17: pouch.v1.Pouch.Events:input_type -> pouch.v1.EventsRequest
+	19, // 18: pouch.v1.Pouch.Units:input_type -> pouch.v1.UnitsRequest
+	24, // 19: pouch.v1.Pouch.InitLog:input_type -> pouch.v1.InitLogRequest
+	26, // 20: pouch.v1.Pouch.ListHooks:input_type -> pouch.v1.ListHooksRequest
+	2,  // 21: pouch.v1.Pouch.ListFindings:input_type -> pouch.v1.ListFindingsRequest
+	5,  // 22: pouch.v1.Pouch.Repair:input_type -> pouch.v1.RepairRequest
+	8,  // 23: pouch.v1.Pouch.ImportImage:output_type -> pouch.v1.ImportImageResponse
+	11, // 24: pouch.v1.Pouch.WatchPulls:output_type -> pouch.v1.WatchPullsResponse
+	14, // 25: pouch.v1.Pouch.History:output_type -> pouch.v1.HistoryResponse
+	17, // 26: pouch.v1.Pouch.Events:output_type -> pouch.v1.EventsResponse
+	20, // 27: pouch.v1.Pouch.Units:output_type -> pouch.v1.UnitsResponse
+	25, // 28: pouch.v1.Pouch.InitLog:output_type -> pouch.v1.InitLogResponse
+	27, // 29: pouch.v1.Pouch.ListHooks:output_type -> pouch.v1.ListHooksResponse
+	3,  // 30: pouch.v1.Pouch.ListFindings:output_type -> pouch.v1.ListFindingsResponse
+	6,  // 31: pouch.v1.Pouch.Repair:output_type -> pouch.v1.RepairResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_pouch_proto_init() }
@@ -2122,18 +2411,18 @@ func file_pouch_proto_init() {
 	if File_pouch_proto != nil {
 		return
 	}
-	file_pouch_proto_msgTypes[8].OneofWrappers = []any{}
-	file_pouch_proto_msgTypes[11].OneofWrappers = []any{}
-	file_pouch_proto_msgTypes[14].OneofWrappers = []any{}
-	file_pouch_proto_msgTypes[15].OneofWrappers = []any{}
-	file_pouch_proto_msgTypes[22].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[13].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[16].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[19].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[20].OneofWrappers = []any{}
+	file_pouch_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pouch_proto_rawDesc), len(file_pouch_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

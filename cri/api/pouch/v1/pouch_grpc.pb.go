@@ -21,13 +21,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Pouch_ImportImage_FullMethodName = "/pouch.v1.Pouch/ImportImage"
-	Pouch_WatchPulls_FullMethodName  = "/pouch.v1.Pouch/WatchPulls"
-	Pouch_History_FullMethodName     = "/pouch.v1.Pouch/History"
-	Pouch_Events_FullMethodName      = "/pouch.v1.Pouch/Events"
-	Pouch_Units_FullMethodName       = "/pouch.v1.Pouch/Units"
-	Pouch_InitLog_FullMethodName     = "/pouch.v1.Pouch/InitLog"
-	Pouch_ListHooks_FullMethodName   = "/pouch.v1.Pouch/ListHooks"
+	Pouch_ImportImage_FullMethodName  = "/pouch.v1.Pouch/ImportImage"
+	Pouch_WatchPulls_FullMethodName   = "/pouch.v1.Pouch/WatchPulls"
+	Pouch_History_FullMethodName      = "/pouch.v1.Pouch/History"
+	Pouch_Events_FullMethodName       = "/pouch.v1.Pouch/Events"
+	Pouch_Units_FullMethodName        = "/pouch.v1.Pouch/Units"
+	Pouch_InitLog_FullMethodName      = "/pouch.v1.Pouch/InitLog"
+	Pouch_ListHooks_FullMethodName    = "/pouch.v1.Pouch/ListHooks"
+	Pouch_ListFindings_FullMethodName = "/pouch.v1.Pouch/ListFindings"
+	Pouch_Repair_FullMethodName       = "/pouch.v1.Pouch/Repair"
 )
 
 // PouchClient is the client API for Pouch service.
@@ -54,6 +56,10 @@ type PouchClient interface {
 	// ListHooks gives the files that declare hooks of the node, in the order in which their hooks run; those that are not used
 	// come with the reason.
 	ListHooks(ctx context.Context, in *ListHooksRequest, opts ...grpc.CallOption) (*ListHooksResponse, error)
+	// ListFindings gives what the daemon found at its start and did not understand: it was left alone.
+	ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error)
+	// Repair does what the remedies of the findings of one kind say. InvalidArgument: there is no such kind.
+	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
 }
 
 type pouchClient struct {
@@ -155,6 +161,26 @@ func (c *pouchClient) ListHooks(ctx context.Context, in *ListHooksRequest, opts 
 	return out, nil
 }
 
+func (c *pouchClient) ListFindings(ctx context.Context, in *ListFindingsRequest, opts ...grpc.CallOption) (*ListFindingsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListFindingsResponse)
+	err := c.cc.Invoke(ctx, Pouch_ListFindings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pouchClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, Pouch_Repair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PouchServer is the server API for Pouch service.
 // All implementations must embed UnimplementedPouchServer
 // for forward compatibility.
@@ -179,6 +205,10 @@ type PouchServer interface {
 	// ListHooks gives the files that declare hooks of the node, in the order in which their hooks run; those that are not used
 	// come with the reason.
 	ListHooks(context.Context, *ListHooksRequest) (*ListHooksResponse, error)
+	// ListFindings gives what the daemon found at its start and did not understand: it was left alone.
+	ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error)
+	// Repair does what the remedies of the findings of one kind say. InvalidArgument: there is no such kind.
+	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
 	mustEmbedUnimplementedPouchServer()
 }
 
@@ -209,6 +239,12 @@ func (UnimplementedPouchServer) InitLog(context.Context, *InitLogRequest) (*Init
 }
 func (UnimplementedPouchServer) ListHooks(context.Context, *ListHooksRequest) (*ListHooksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHooks not implemented")
+}
+func (UnimplementedPouchServer) ListFindings(context.Context, *ListFindingsRequest) (*ListFindingsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListFindings not implemented")
+}
+func (UnimplementedPouchServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
 }
 func (UnimplementedPouchServer) mustEmbedUnimplementedPouchServer() {}
 func (UnimplementedPouchServer) testEmbeddedByValue()               {}
@@ -332,6 +368,42 @@ func _Pouch_ListHooks_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Pouch_ListFindings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListFindingsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).ListFindings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_ListFindings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).ListFindings(ctx, req.(*ListFindingsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pouch_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PouchServer).Repair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pouch_Repair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PouchServer).Repair(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Pouch_ServiceDesc is the grpc.ServiceDesc for Pouch service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -354,6 +426,14 @@ var Pouch_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListHooks",
 			Handler:    _Pouch_ListHooks_Handler,
+		},
+		{
+			MethodName: "ListFindings",
+			Handler:    _Pouch_ListFindings_Handler,
+		},
+		{
+			MethodName: "Repair",
+			Handler:    _Pouch_Repair_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
