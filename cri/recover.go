@@ -42,13 +42,15 @@ func (s *Service) Recover(ctx context.Context) error {
 	for _, i := range infos {
 		held[i.ID] = i
 	}
-	cut, err := s.recoverSandboxes(ctx)
+	containers, err := s.containerRecords(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.recoverContainers(ctx, held); err != nil {
+	cut, err := s.recoverSandboxes(ctx, busySandboxes(held, containers))
+	if err != nil {
 		return err
 	}
+	s.recoverContainers(ctx, held, containers)
 	s.findUnknown(held)
 	for _, dir := range s.DamagedStores {
 		s.findings.add(finding{kind: damagedStore, id: dir, why: "a store whose databases were damaged; the log of the start that set it aside says which"})
@@ -66,13 +68,27 @@ func (s *Service) Recover(ctx context.Context) error {
 	return nil
 }
 
+// busySandboxes gives the IDs of sandboxes of which the shim holds something, the holder among them.
+func busySandboxes(held map[string]task.Info, containers map[string]model.Container) map[string]bool {
+	busy := map[string]bool{}
+	for id := range held {
+		busy[id] = true
+		busy[containers[id].SandboxID] = true
+	}
+	return busy
+}
+
 // recoverSandboxes reads the sandbox records; it gives those whose creation was cut off.
-func (s *Service) recoverSandboxes(ctx context.Context) (cut []*sandbox, err error) {
+func (s *Service) recoverSandboxes(ctx context.Context, busy map[string]bool) (cut []*sandbox, err error) {
 	records, err := s.sandboxRecords(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for id, rec := range records {
+		if rec.State == model.SandboxCreating && busy[id] {
+			s.findings.add(finding{kind: sandboxRecord, id: id, why: "its record says that it is being made, and the shim holds containers of it"})
+			continue
+		}
 		sb := newSandbox(rec)
 		s.index.addSandbox(sb)
 		s.clock.seen(rec.CreatedAt)
@@ -122,11 +138,7 @@ func (s *Service) survives(sb *sandbox) (bool, error) {
 // nsfsMagic is the type of a file that pins a namespace (linux/magic.h).
 const nsfsMagic = 0x6e736673
 
-func (s *Service) recoverContainers(ctx context.Context, held map[string]task.Info) error {
-	records, err := s.containerRecords(ctx)
-	if err != nil {
-		return err
-	}
+func (s *Service) recoverContainers(ctx context.Context, held map[string]task.Info, records map[string]model.Container) {
 	var all []model.Container
 	for id, rec := range records {
 		sb, err := s.index.sandbox(rec.SandboxID)
@@ -147,7 +159,6 @@ func (s *Service) recoverContainers(ctx context.Context, held map[string]task.In
 		s.recoverContainer(ctx, rec, held, told)
 	}
 	s.tellGone(told, records)
-	return nil
 }
 
 // recoverContainer puts one container back as the shim, the bundle and the record tell.
