@@ -205,12 +205,7 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 func (s *Service) undoContainer(ctx context.Context, id string, steps *undo.Stack) {
 	if err := steps.Run(ctx, undoLimit); err != nil {
 		s.Log.WithField("container", id).WithError(err).Warn("cannot undo a failed CreateContainer completely yet")
-		s.chores.run("undo the failed container "+id, 0, func(ctx context.Context) error {
-			if err := s.Rootfs.Remove(ctx, id); err != nil {
-				return err
-			}
-			return s.removeBundle(id)
-		})
+		s.chores.run("undo the failed container "+id, 0, func(ctx context.Context) error { return s.removeTraces(ctx, id) })
 	}
 }
 

@@ -244,11 +244,19 @@ func (s *Service) removeOrphan(id string, held map[string]task.Info) {
 				return err
 			}
 		}
-		if err := s.Rootfs.Remove(ctx, id); err != nil {
-			return err
-		}
-		return s.removeBundle(id)
+		return s.removeTraces(ctx, id)
 	})
+}
+
+// removeTraces removes what there is of a container that is in no index. It can be repeated.
+func (s *Service) removeTraces(ctx context.Context, id string) error {
+	if err := s.dropCopy(containerRecords, id); err != nil {
+		return err
+	}
+	if err := s.Rootfs.Remove(ctx, id); err != nil {
+		return err
+	}
+	return s.removeBundle(id)
 }
 
 // endTask kills and deletes what the shim holds under id.

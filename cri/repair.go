@@ -47,13 +47,7 @@ func (s *Service) repairContainer(ctx context.Context, f finding) error {
 	if err := s.endTask(ctx, f.id); err != nil {
 		return err
 	}
-	if err := s.dropCopy(containerRecords, f.id); err != nil {
-		return err
-	}
-	if err := s.Rootfs.Remove(ctx, f.id); err != nil {
-		return err
-	}
-	return errors.Join(s.removeBundle(f.id), os.RemoveAll(filepath.Join(s.StateDir, "exec", f.id)))
+	return errors.Join(s.removeTraces(ctx, f.id), os.RemoveAll(filepath.Join(s.StateDir, "exec", f.id)))
 }
 
 func (s *Service) repairSandbox(ctx context.Context, f finding) error {

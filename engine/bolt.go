@@ -40,8 +40,7 @@ func openBolt(path string) (db *bolt.DB, err error) {
 	return db, nil
 }
 
-// checkBolt reads everything in the database without writing: to open it for writing makes bolt look for free pages in
-// a goroutine of its own, whose panic on a damaged page could not be caught.
+// checkBolt looks at all pages of the database before bbolt does.
 func checkBolt(path string) error {
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,16 +52,7 @@ func checkBolt(path string) error {
 	if st.Size() == 0 { // a first start that was killed between creating and writing; bolt makes it anew
 		return nil
 	}
-	return guard(path, func() error {
-		o := boltOptions()
-		o.ReadOnly = true
-		db, err := bolt.Open(path, 0o600, o)
-		if err != nil {
-			return err
-		}
-		defer db.Close()
-		return readAll(db, st.Size())
-	})
+	return guard(path, func() error { return checkPages(path) })
 }
 
 // guard gives the failures of fn on a database their words, panics and faults of the mapping (a file that is shorter
@@ -91,33 +81,6 @@ func isOSError(err error) bool {
 	var pe *fs.PathError
 	var errno syscall.Errno
 	return errors.As(err, &pe) || errors.As(err, &errno)
-}
-
-// readAll visits every page that is in use. A file that was cut behind the last of them is damaged too: pages are taken from
-// what the database believes to have.
-func readAll(db *bolt.DB, size int64) error {
-	return db.View(func(tx *bolt.Tx) error {
-		if tx.Size() > size {
-			return fmt.Errorf("the file has %d bytes of %d", size, tx.Size())
-		}
-		return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
-	})
-}
-
-func readBucket(b *bolt.Bucket) error {
-	return b.ForEach(func(k, v []byte) error {
-		if v != nil {
-			if len(v) > 0 {
-				_ = v[len(v)-1] // long values lie on pages of their own
-			}
-			return nil
-		}
-		sub := b.Bucket(k)
-		if sub == nil {
-			return fmt.Errorf("bucket %q cannot be read", k)
-		}
-		return readBucket(sub)
-	})
 }
 
 func damaged(path string, cause error) error {
