@@ -60,7 +60,7 @@ func TestBadSandboxesAreRefused(t *testing.T) {
 }
 
 func TestBadContainersAreRefused(t *testing.T) {
-	n := harness.Start(t)
+	n := harness.Start(t, harness.Config("[runtime]\ncreate_missing_host_paths = false"))
 	p := n.RunPod(t)
 	n.Pull(t, harness.Busybox)
 	missing := filepath.Join(n.Dir, "not-there")

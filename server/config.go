@@ -64,6 +64,8 @@ type Runtime struct {
 	InitBinary   string   `toml:"init_binary"`
 	Handlers     []string `toml:"handlers"`
 	SeccompRoot  string   `toml:"seccomp_root"`
+
+	CreateMissingHostPaths bool `toml:"create_missing_host_paths"`
 }
 
 // Rich says what rich containers may do.
@@ -141,6 +143,7 @@ func Default() Config {
 		Log:       Log{Level: "info", Format: "text"},
 		Runtime: Runtime{
 			CgroupDriver: "auto", Handlers: []string{}, SeccompRoot: "/var/lib/kubelet/seccomp",
+			CreateMissingHostPaths: true,
 		},
 		Rich: Rich{Handlers: []string{}, RootNamespaces: []string{}, RootHandlers: []string{}, ComponentsDir: "/etc/cri-pouch/components.d"},
 		Hooks: Hooks{

@@ -78,6 +78,8 @@ func Keys() []Key {
 			func(c Config) error { return checkHandlers(c.Runtime.Handlers) }},
 		{"runtime.seccomp_root", "", "Folder of the localhost seccomp profiles that pods give by a relative name.",
 			func(c Config) error { return checkPath(c.Runtime.SeccompRoot) }},
+		{"runtime.create_missing_host_paths", "", "A hostPath volume of no type whose path is absent gets a folder there, mode 0755, as other runtimes make it. false: the container is refused.",
+			func(Config) error { return nil }},
 
 		{"rich.handlers", "", `Modes of rich containers for runtime handlers, as in ["vm=systemd"]: systemd, sbin-init, dumb-init or none. Each handler must stand in runtime.handlers too. A pod's annotation counts before it.`,
 			func(c Config) error { _, err := c.richHandlers(); return err }},

@@ -72,7 +72,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	if err != nil {
 		return nil, err
 	}
-	node.SystemdCgroup, node.SeccompRoot = systemd, c.Runtime.SeccompRoot
+	node.SystemdCgroup, node.SeccompRoot, node.CreateMissingHostPaths = systemd, c.Runtime.SeccompRoot, c.Runtime.CreateMissingHostPaths
 	pouchInit, err := pouchinit.Open(c.State, programs.init)
 	if err != nil {
 		return nil, err

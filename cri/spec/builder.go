@@ -26,7 +26,7 @@ type Node struct {
 	HugeTLB   bool     // there is a hugetlb controller
 	AllCaps   []string // what a privileged container gets ("CAP_CHOWN", ...); empty: what this process may give
 
-	// CreateMissingHostPaths makes an absent host path of a mount a folder, as other runtimes do. CRI wants an error.
+	// CreateMissingHostPaths makes an absent host path of a mount a folder, as other runtimes do; without it the mount is refused.
 	CreateMissingHostPaths bool
 }
 

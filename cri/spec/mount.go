@@ -165,24 +165,6 @@ func (b *Builder) hostMount(in Input, m model.Mount, sp *specs.Spec) (specs.Moun
 	}, nil
 }
 
-// source resolves the links of a host path (CRI Mount.host_path: "follow the symlink and mount the real destination").
-func (b *Builder) source(p string) (string, error) {
-	resolved, err := filepath.EvalSymlinks(p)
-	if os.IsNotExist(err) && b.node.CreateMissingHostPaths {
-		if err := os.MkdirAll(p, 0o755); err != nil {
-			return "", fmt.Errorf("make the host path: %w: %w", err, errdefs.ErrFailedPrecondition)
-		}
-		resolved, err = filepath.EvalSymlinks(p)
-	}
-	if os.IsNotExist(err) {
-		return "", fmt.Errorf("the host path does not exist, create it first: %w", errdefs.ErrFailedPrecondition)
-	}
-	if err != nil {
-		return "", fmt.Errorf("resolve the host path: %w: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	return resolved, nil
-}
-
 // propagate gives the mount option. Mounts can only pass where source lies on a mount that passes them itself, and through a
 // root filesystem that does (mount_namespaces(7)).
 func propagate(source string, p model.Propagation, sp *specs.Spec, mountinfo string) (string, error) {

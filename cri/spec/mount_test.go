@@ -152,6 +152,19 @@ func TestHostPathIsResolvedOrRefused(t *testing.T) {
 	if st, err := os.Stat(missing); err != nil || !st.IsDir() {
 		t.Errorf("host path was not made: %v", err)
 	}
+	nowhere := filepath.Join(dir, "nowhere")
+	if err := os.Symlink(filepath.Join(dir, "absent"), nowhere); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{nowhere, filepath.Join(nowhere, "a/b")} {
+		in.Config.Mounts[0].HostPath = p
+		wantError(t, n, in, errdefs.IsFailedPrecondition, nowhere+" is a link that leads nowhere")
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "absent")); !os.IsNotExist(err) {
+		t.Errorf("a folder was made where a link leads: %v", err)
+	}
+	in.Config.Mounts[0].HostPath = filepath.Join(real, "f", "below-a-file")
+	wantError(t, n, in, errdefs.IsFailedPrecondition, "not a directory")
 }
 
 // withMounts runs fn on a thread with a mount namespace of its own, all of it private; the thread ends with fn.
