@@ -25,7 +25,7 @@ func (s *Service) UpdateContainerResources(ctx context.Context, r *runtime.Updat
 	if want == nil {
 		return &runtime.UpdateContainerResourcesResponse{}, nil
 	}
-	if err := checkResources("linux", want); err != nil {
+	if err := checkEachResource("linux", want); err != nil {
 		return nil, err
 	}
 	if err := c.op.Acquire(ctx, 1); err != nil {
@@ -48,6 +48,11 @@ func (s *Service) updateContainer(ctx context.Context, c *container, want *model
 		return err
 	}
 	merged := mergeResources(v.rec.Config.Resources, want)
+	if want.MemoryLimit != 0 || want.MemorySwap != 0 {
+		if err := checkResources("linux", merged); err != nil {
+			return fmt.Errorf("container %s: its resources with this update: %w", c.id, err)
+		}
+	}
 	sp.Linux.Resources = s.Spec.Resources(sp.Linux.Resources, merged)
 	if v.rec.Rich != nil {
 		richcontainer.Mode(v.rec.Rich.Mode).KeepGroupAlive(sp.Linux.Resources)
@@ -72,36 +77,4 @@ func (s *Service) updateContainer(ctx context.Context, c *container, want *model
 	rec := c.rec
 	c.mu.Unlock()
 	return s.putContainer(ctx, rec)
-}
-
-// mergeResources lays the set fields of want over those of have.
-func mergeResources(have, want *model.Resources) *model.Resources {
-	if have == nil {
-		return want
-	}
-	out := *have
-	for _, f := range []struct {
-		to   *int64
-		from int64
-	}{
-		{&out.CPUPeriod, want.CPUPeriod}, {&out.CPUQuota, want.CPUQuota}, {&out.CPUShares, want.CPUShares},
-		{&out.MemoryLimit, want.MemoryLimit}, {&out.MemorySwap, want.MemorySwap}, {&out.OOMScoreAdj, want.OOMScoreAdj},
-	} {
-		if f.from != 0 {
-			*f.to = f.from
-		}
-	}
-	if want.CpusetCpus != "" {
-		out.CpusetCpus = want.CpusetCpus
-	}
-	if want.CpusetMems != "" {
-		out.CpusetMems = want.CpusetMems
-	}
-	if len(want.HugepageLimits) > 0 {
-		out.HugepageLimits = want.HugepageLimits
-	}
-	if len(want.Unified) > 0 {
-		out.Unified = want.Unified
-	}
-	return &out
 }

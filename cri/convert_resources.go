@@ -30,11 +30,26 @@ func resources(r *runtime.LinuxContainerResources) *model.Resources {
 	return out
 }
 
-// checkResources refuses values that no kernel takes. Negative quota, memory and swap mean "no limit".
+// checkResources refuses values that no kernel takes, each by itself or together. Negative quota, memory and swap mean "no
+// limit".
 func checkResources(field string, r *model.Resources) error {
 	if r == nil {
 		return nil
 	}
+	if err := checkEachResource(field, r); err != nil {
+		return err
+	}
+	switch {
+	case r.MemorySwap > 0 && r.MemoryLimit <= 0:
+		return invalid(field+".memory_swap_limit_in_bytes", "%d needs a memory limit, which it includes", r.MemorySwap)
+	case r.MemorySwap > 0 && r.MemoryLimit > r.MemorySwap:
+		return invalid(field+".memory_swap_limit_in_bytes", "%d is less than the memory limit %d, which it includes", r.MemorySwap, r.MemoryLimit)
+	}
+	return nil
+}
+
+// checkEachResource is checkResources for an update, whose values have to fit others that it does not name.
+func checkEachResource(field string, r *model.Resources) error {
 	switch {
 	case r.CPUPeriod < 0 || r.CPUPeriod > 0 && (r.CPUPeriod < 1000 || r.CPUPeriod > 1000000):
 		return invalid(field+".cpu_period", "%d µs is not between 1000 and 1000000", r.CPUPeriod)
@@ -46,8 +61,6 @@ func checkResources(field string, r *model.Resources) error {
 		return invalid(field+".memory_limit_in_bytes", "%d is negative", r.MemoryLimit)
 	case r.MemorySwap < -1:
 		return invalid(field+".memory_swap_limit_in_bytes", "%d is negative", r.MemorySwap)
-	case r.MemorySwap > 0 && r.MemoryLimit > r.MemorySwap:
-		return invalid(field+".memory_swap_limit_in_bytes", "%d is less than the memory limit %d, which it includes", r.MemorySwap, r.MemoryLimit)
 	case r.OOMScoreAdj < -1000 || r.OOMScoreAdj > 1000:
 		return invalid(field+".oom_score_adj", "%d is not between -1000 and 1000", r.OOMScoreAdj)
 	}

@@ -28,8 +28,14 @@ func (o *outerCgroup) update(id string, r *specs.LinuxResources) error {
 	limits := *o.config.Resources
 	merge(&limits, r)
 	limits.SkipDevices = true
-	if err := o.manager.Set(&limits); err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
+	err := lowerHighFirst(o.manager.Path(""), o.config.Resources, &limits)
+	if err == nil {
+		err = o.manager.Set(&limits)
+	}
+	if err != nil {
+		former := *o.config.Resources
+		former.SkipDevices = true
+		return fmt.Errorf("update container %s: %w", id, errors.Join(refuse(err), o.manager.Set(&former)))
 	}
 	limits.SkipDevices = false
 	o.config.Resources = &limits
