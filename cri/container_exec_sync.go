@@ -42,7 +42,7 @@ func (s *Service) ExecSync(ctx context.Context, r *runtime.ExecSyncRequest) (*ru
 		return nil, err
 	}
 	defer x.close()
-	if d := time.Duration(r.GetTimeout()) * time.Second; d > 0 {
+	if d := durationOf(r.GetTimeout()); d > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()

@@ -24,7 +24,7 @@ func (s *Service) StopContainer(ctx context.Context, r *runtime.StopContainerReq
 	if err != nil {
 		return nil, err
 	}
-	if err := s.stopContainer(ctx, c, time.Duration(r.GetTimeout())*time.Second); err != nil {
+	if err := s.stopContainer(ctx, c, durationOf(r.GetTimeout())); err != nil {
 		return nil, err
 	}
 	return &runtime.StopContainerResponse{}, nil

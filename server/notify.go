@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"strconv"
@@ -24,8 +25,8 @@ func newNotifier(log *logrus.Entry) *notifier {
 	n := &notifier{socket: os.Getenv("NOTIFY_SOCKET"), log: log}
 	pid := os.Getenv("WATCHDOG_PID")
 	if pid == "" || pid == strconv.Itoa(os.Getpid()) {
-		if µs, err := strconv.ParseUint(os.Getenv("WATCHDOG_USEC"), 10, 62); err == nil {
-			n.watchdog = time.Duration(µs) * time.Microsecond
+		if µs, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64); err == nil && µs > 0 {
+			n.watchdog = time.Duration(min(µs, math.MaxInt64/int64(time.Microsecond))) * time.Microsecond
 		}
 	}
 	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} {

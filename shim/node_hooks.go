@@ -129,7 +129,7 @@ func (h *nodeHooks) one(stage hookrun.Stage, hook specs.Hook, state specs.State)
 		limit = min(limit, time.Until(h.c.startBy))
 	}
 	if hook.Timeout != nil {
-		limit = min(limit, time.Duration(*hook.Timeout)*time.Second)
+		limit = min(limit, time.Duration(min(*hook.Timeout, int(limit/time.Second)+1))*time.Second)
 	}
 	if limit <= 0 {
 		return hookrun.Result{Outcome: hookrun.Skipped, StartedAt: time.Now(), Message: "the hooks before it have used up the time that all have together"}
