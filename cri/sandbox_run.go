@@ -25,6 +25,9 @@ func (s *Service) RunPodSandbox(ctx context.Context, r *runtime.RunPodSandboxReq
 	if !s.knownHandler(cfg.RuntimeHandler) {
 		return nil, fmt.Errorf("runtime handler %q is not configured on this node, known are %q: %w", cfg.RuntimeHandler, s.Handlers, errdefs.ErrInvalidArgument)
 	}
+	if cfg.Namespaces.User != nil && s.NoUserNamespaces != nil {
+		return nil, fmt.Errorf("pod %s/%s asks for a user namespace, which this node cannot give (its status says so): %w: %w", cfg.Namespace, cfg.Name, s.NoUserNamespaces, errdefs.ErrFailedPrecondition)
+	}
 	name, digest := sandboxName(cfg), requestDigest(cfg)
 	id, err := s.sandboxNames.create(ctx, name, digest, s.sandboxMaker(cfg, digest))
 	if err != nil {

@@ -60,6 +60,8 @@ type Options struct {
 	Metrics       prometheus.Registerer // nil: nothing is counted
 	// UntoldTimeout is how long a created object whose client gave up is kept for a retry; 0 means 5 minutes.
 	UntoldTimeout time.Duration
+	// NoUserNamespaces says why pods cannot have a user namespace of their own; nil: they can.
+	NoUserNamespaces error
 }
 
 // Service answers CRI and pouch.v1.

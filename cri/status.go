@@ -48,7 +48,7 @@ func (s *Service) runtimeHandlers() []*runtime.RuntimeHandler {
 	var all []*runtime.RuntimeHandler
 	for _, name := range append([]string{""}, s.Handlers...) {
 		all = append(all, &runtime.RuntimeHandler{Name: name, Features: &runtime.RuntimeHandlerFeatures{
-			RecursiveReadOnlyMounts: true, UserNamespaces: true,
+			RecursiveReadOnlyMounts: s.Spec.RecursiveReadOnly(), UserNamespaces: s.NoUserNamespaces == nil,
 		}})
 	}
 	return all

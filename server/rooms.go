@@ -97,6 +97,10 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 		return nil, err
 	}
 	r.add("images", images.Close)
+	noUserNamespaces := images.Rootfs().UserNamespaces()
+	if noUserNamespaces != nil {
+		o.Log.WithError(noUserNamespaces).Warn("pods cannot have user namespaces of their own on this node")
+	}
 	net, err := network.New(ctx, network.Options{
 		StateDir: c.State, CNIConfDir: c.Network.CNIConfDir, CNIBinDirs: c.Network.CNIBinDirs, CNICacheDir: c.CNICachePath(),
 		Log: o.Log.WithField("room", "network"),
@@ -119,7 +123,7 @@ func openRooms(ctx context.Context, o Options, registry prometheus.Registerer) (
 	r.service = cri.New(cri.Options{
 		StateDir: c.State, DamagedStores: damaged, Version: o.Version, PouchInit: pouchInit, SystemdCgroup: systemd, Handlers: c.Runtime.Handlers,
 		Runtime: shim, Network: net, Images: images, Rootfs: images.Rootfs(), Volumes: images.Volumes(), Records: images, Spec: spec.NewBuilder(node), Rich: rich,
-		Hooks: c.hookRules(), NodeHooks: nodeHooks,
+		NoUserNamespaces: noUserNamespaces, Hooks: c.hookRules(), NodeHooks: nodeHooks,
 		Cgroups: cgroups, Log: o.Log.WithField("room", "cri"), Journal: r.openJournal(o), Metrics: registry,
 	})
 	r.add("service", func() error { r.service.Close(); return nil })

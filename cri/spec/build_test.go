@@ -50,7 +50,7 @@ func write(t *testing.T, file, content string) {
 }
 
 func testNode() Node {
-	return Node{AllCaps: []string{"CAP_CHOWN", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"}}
+	return Node{AllCaps: []string{"CAP_CHOWN", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"}, RecursiveReadOnly: true}
 }
 
 func build(t *testing.T, n Node, in Input) Output {

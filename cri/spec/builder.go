@@ -22,9 +22,11 @@ type Node struct {
 	SeccompRoot     string // folder of localhost profiles given by relative names
 	DefaultAppArmor string // name of the loaded default profile; empty: there is none
 
-	SwapLimit bool     // the memory controller can limit swap
-	HugeTLB   bool     // there is a hugetlb controller
-	AllCaps   []string // what a privileged container gets ("CAP_CHOWN", ...); empty: what this process may give
+	SwapLimit bool // the memory controller can limit swap
+	HugeTLB   bool // there is a hugetlb controller
+	// RecursiveReadOnly: the kernel can make a mount read-only with all that is mounted below it (mount_setattr(2), Linux 5.12).
+	RecursiveReadOnly bool
+	AllCaps           []string // what a privileged container gets ("CAP_CHOWN", ...); empty: what this process may give
 
 	// CreateMissingHostPaths makes an absent host path of a mount a folder, as other runtimes do; without it the mount is refused.
 	CreateMissingHostPaths bool
@@ -43,6 +45,9 @@ func NewBuilder(n Node) *Builder {
 	}
 	return &Builder{node: n, host: thisHost()}
 }
+
+// RecursiveReadOnly reports whether containers can have mounts that are read-only with all that is mounted below them.
+func (b *Builder) RecursiveReadOnly() bool { return b.node.RecursiveReadOnly }
 
 // Build gives the specification for in. Errors are InvalidArgument where request or image are at fault, FailedPrecondition
 // where the node lacks something, and name what and why.

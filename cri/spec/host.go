@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,7 +40,7 @@ func thisHost() host {
 // DetectNode looks at the node: cgroup version and controllers, AppArmor (its default profile is loaded if need be), SELinux,
 // capabilities. The choice of the cgroup driver is the administrator's.
 func DetectNode() (Node, error) {
-	n := Node{SeccompRoot: kubeletSeccomp, SELinux: selinux.GetEnabled(), AllCaps: givableCapabilities()}
+	n := Node{SeccompRoot: kubeletSeccomp, SELinux: selinux.GetEnabled(), AllCaps: givableCapabilities(), RecursiveReadOnly: hasMountSetattr()}
 	var st unix.Statfs_t
 	if err := unix.Statfs("/sys/fs/cgroup", &st); err != nil {
 		return Node{}, fmt.Errorf("look at the cgroups of /sys/fs/cgroup: %w", err)
@@ -101,6 +102,13 @@ func (n *Node) detectControllers() error {
 func exists(p string) bool {
 	_, err := os.Stat(p)
 	return err == nil
+}
+
+// hasMountSetattr asks for a change of a mount that is not there. A kernel that lacks the call, or a filter that keeps the
+// daemon from it, gives another error.
+func hasMountSetattr() bool {
+	err := unix.MountSetattr(-1, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	return errors.Is(err, unix.EBADF)
 }
 
 func hasAppArmor() bool {

@@ -149,6 +149,8 @@ func (b *Builder) hostMount(in Input, m model.Mount, sp *specs.Spec) (specs.Moun
 	}
 	mode := "rw"
 	switch {
+	case m.RecursiveReadOnly && !b.node.RecursiveReadOnly:
+		return specs.Mount{}, fmt.Errorf("recursive read-only needs mount_setattr(2), which the node's kernel lacks (Linux 5.12 has it): %w", errdefs.ErrFailedPrecondition)
 	case m.RecursiveReadOnly:
 		mode = "rro"
 	case m.Readonly:
