@@ -77,25 +77,31 @@ func (s *Service) containerMaker(sb *sandbox, cfg model.ContainerConfig, pod map
 	}
 }
 
+// demandReady returns an error unless containers can be made in the sandbox.
+func (sb *sandbox) demandReady() error {
+	if sb.ready() {
+		return nil
+	}
+	return fmt.Errorf("sandbox %s is stopped, run a new one: %w", sb.id, errdefs.ErrFailedPrecondition)
+}
+
 // enter takes part in the sandbox's use: until leave is called nobody takes the sandbox down.
 func (s *Service) enter(ctx context.Context, sb *sandbox) (leave func(), err error) {
 	if err := sb.use.Acquire(ctx, 1); err != nil {
 		return nil, fmt.Errorf("sandbox %s is being stopped: %w", sb.id, err)
 	}
-	if !sb.ready() {
+	if err := sb.demandReady(); err != nil {
 		sb.use.Release(1)
-		return nil, fmt.Errorf("sandbox %s is stopped, run a new one: %w", sb.id, errdefs.ErrFailedPrecondition)
+		return nil, err
 	}
 	return func() { sb.use.Release(1) }, nil
 }
 
 // makeContainer does the work of CreateContainer: everything, or nothing and an error. pod are the pod's annotations.
 func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.ContainerConfig, pod map[string]string, digest string) (_ string, err error) {
-	leave, err := s.enter(ctx, sb)
-	if err != nil {
+	if err := sb.demandReady(); err != nil {
 		return "", err
 	}
-	defer leave()
 	if ns := cfg.Security.Namespaces; ns.PID == model.ModeTarget {
 		if _, err := s.targetPID(ctx, sb, ns.TargetID); err != nil {
 			return "", err
@@ -122,7 +128,7 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 			err = crash.Report(s.Log.WithField("pod", sb.id).WithField("container", rec.ID), "make container "+rec.ID, p)
 		}
 		if err != nil {
-			s.undoContainer(ctx, rec.ID, &steps)
+			s.undoContainer(ctx, sb, rec.ID, &steps)
 		}
 	}()
 	if err := s.newRootfs(ctx, sbRec, rec, img, &steps); err != nil {
@@ -137,8 +143,10 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 		return "", err
 	}
 	failpoint.Hit("container.prepared")
+	if !s.index.addContainerOf(sb, newContainer(rec)) {
+		return "", sb.demandReady() // it was stopped meanwhile
+	}
 	steps.Keep()
-	s.index.addContainer(newContainer(rec))
 	return rec.ID, nil
 }
 
@@ -202,8 +210,12 @@ func (s *Service) prepare(ctx context.Context, sb *sandbox, rec model.Container,
 }
 
 // undoContainer takes back a container that failed half way; what cannot be taken back now is tried again.
-func (s *Service) undoContainer(ctx context.Context, id string, steps *undo.Stack) {
-	if err := steps.Run(ctx, undoLimit); err != nil {
+func (s *Service) undoContainer(ctx context.Context, sb *sandbox, id string, steps *undo.Stack) {
+	err := steps.Run(ctx, undoLimit)
+	if _, gone := s.index.sandbox(sb.id); err == nil && gone != nil {
+		err = s.dropVolumes(context.WithoutCancel(ctx), sb) // of a sandbox that was removed meanwhile
+	}
+	if err != nil {
 		s.Log.WithField("container", id).WithError(err).Warn("cannot undo a failed CreateContainer completely yet")
 		s.chores.run("undo the failed container "+id, 0, func(ctx context.Context) error { return s.removeTraces(ctx, id) })
 	}

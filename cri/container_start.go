@@ -80,23 +80,24 @@ func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
 		return s.startFailed(ctx, c, err)
 	}
 	failpoint.Hit("container.launching")
+	if !c.beginCreate() {
+		return fmt.Errorf("start container %s: %w", c.id, errDismissed)
+	}
 	pid, err := s.Runtime.Create(ctx, task.CreateRequest{
 		ID: c.id, Bundle: s.bundleDir(c.id), LogPath: rec.LogPath, Terminal: rec.Config.TTY,
 		Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: s.SystemdCgroup,
 	})
+	wanted := c.endCreate(pid)
 	if err != nil {
-		return s.startFailed(ctx, c, err)
+		return s.startFailed(ctx, c, c.whyFailed(err))
 	}
 	failpoint.Hit("container.created")
-	if wanted := c.createdAs(pid); !wanted && hooked(rec) {
+	if !wanted {
 		return s.startFailed(ctx, c, errDismissed)
 	}
 	startedAt, err := s.Runtime.Start(ctx, c.id)
 	if err != nil {
-		if hooked(rec) && c.dismissed() && !errdefs.IsUnavailable(err) {
-			err = fmt.Errorf("%w (%w)", errDismissed, err)
-		}
-		return s.startFailed(ctx, c, err)
+		return s.startFailed(ctx, c, c.whyFailed(err))
 	}
 	failpoint.Hit("container.started")
 	s.tellStarted(c, startedAt) // the end of a short-lived one may have told it already

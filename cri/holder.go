@@ -75,6 +75,9 @@ func (s *Service) targetPID(ctx context.Context, sb *sandbox, target string) (in
 func (s *Service) holder(ctx context.Context, sb *sandbox) (int, error) {
 	sb.holding.Lock()
 	defer sb.holding.Unlock()
+	if sb.stopping.Load() {
+		return 0, fmt.Errorf("holder of sandbox %s: %w", sb.id, errStopped)
+	}
 	info, err := s.Runtime.State(ctx, sb.id)
 	if err == nil && info.Status == task.Running {
 		return info.Pid, nil
@@ -118,6 +121,20 @@ func (s *Service) startHolder(ctx context.Context, sb *sandbox) (int, error) {
 		return 0, fmt.Errorf("start holder of the pid namespace of sandbox %s: %w", sb.id, err)
 	}
 	return pid, nil
+}
+
+// cancelHolder ends the creation of the holder, where one is under way in a sandbox that is being stopped; none begins after it.
+func (s *Service) cancelHolder(ctx context.Context, sb *sandbox) error {
+	for !sb.holding.TryLock() {
+		if _, err := s.Runtime.Delete(ctx, sb.id); err != nil && !gone(err) {
+			return fmt.Errorf("end the creation of the holder of sandbox %s: %w", sb.id, err)
+		}
+		if pause(ctx, cancelInterval); ctx.Err() != nil {
+			return fmt.Errorf("end the creation of the holder of sandbox %s: %w", sb.id, ctx.Err())
+		}
+	}
+	sb.holding.Unlock()
+	return nil
 }
 
 // endHolder ends the holder, if there is one.

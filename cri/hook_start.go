@@ -14,7 +14,8 @@ import (
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
-// Prestart hooks make a start long. Whoever wants the container's end does not wait for them: they are ended.
+// A start can be long: a predecessor's poststop hooks, file systems that do not answer, prestart hooks. Whoever wants the
+// container's end does not wait for it: the start is ended.
 
 // errDismissed ends a start that somebody no longer wants.
 var errDismissed = fmt.Errorf("the container was stopped before its program ran: %w", errdefs.ErrAborted)
@@ -73,47 +74,101 @@ func (c *container) awaitStart(ctx context.Context) bool {
 	return true
 }
 
-// created notes the pid of the container that was created for a start in progress, and says whether that is still wanted.
-func (c *container) createdAs(pid int) (wanted bool) {
+// beginCreate notes that the shim is asked to create the container, unless somebody wants its end.
+func (c *container) beginCreate() (wanted bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.pid = pid
+	if c.dismissals > 0 {
+		return false
+	}
+	c.creating = true
+	return true
+}
+
+// endCreate notes the pid of the container that was created for a start in progress, 0 where that has failed, and reports
+// whether the start is still wanted.
+func (c *container) endCreate(pid int) (wanted bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.creating, c.pid = false, pid
 	return c.dismissals == 0
 }
 
-func (c *container) dismissed() bool {
+// whyFailed adds to the error of a start that somebody no longer wanted that this was the reason.
+func (c *container) whyFailed(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.dismissals > 0
+	if c.dismissals == 0 || errdefs.IsUnavailable(err) {
+		return err
+	}
+	return fmt.Errorf("%w (%w)", errDismissed, err)
 }
 
-// dismiss ends a start that waits for a predecessor or for prestart hooks, and those that begin before the returned function is
-// called. Any other start is left alone: it takes no time.
+// dismiss ends a start in progress, whatever it waits for, and those that begin before the returned function is called. A program
+// that is about to run is left alone. It waits for the end of a creation, for as long as the shim needs to give that up.
 func (s *Service) dismiss(ctx context.Context, c *container) (restore func(), err error) {
 	c.mu.Lock()
 	c.dismissals++
 	if c.cut != nil {
 		c.cut(errDismissed)
 	}
-	rec, status, pid := c.rec, c.status, c.pid
 	c.mu.Unlock()
 	restore = func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.dismissals--
 	}
+	err = s.cancelCreate(ctx, c)
+	if err == nil {
+		err = s.endPrestart(ctx, c)
+	}
+	if err != nil {
+		restore()
+		return nil, err
+	}
+	return restore, nil
+}
+
+// cancelInterval is the time between two requests to give a creation up: the first one may overtake that for the creation.
+const cancelInterval = 50 * time.Millisecond
+
+// cancelCreate has the shim give up a creation under way. A creation that is over has its container left alone.
+func (s *Service) cancelCreate(ctx context.Context, c *container) error {
+	for {
+		c.mu.Lock()
+		creating, over := c.creating, c.startOver
+		c.mu.Unlock()
+		if !creating {
+			return nil
+		}
+		if _, err := s.Runtime.Delete(ctx, c.id); err != nil && !gone(err) {
+			return fmt.Errorf("end the creation of container %s: %w", c.id, err)
+		}
+		select {
+		case <-over:
+		case <-time.After(cancelInterval):
+		case <-ctx.Done():
+			return fmt.Errorf("end the creation of container %s: %w", c.id, ctx.Err())
+		}
+	}
+}
+
+// endPrestart ends the prestart hooks of a container, which end with it.
+func (s *Service) endPrestart(ctx context.Context, c *container) error {
+	c.mu.Lock()
+	rec, status, pid := c.rec, c.status, c.pid
+	c.mu.Unlock()
 	if !hooked(rec) || status != task.Created || pid == 0 {
-		return restore, nil
+		return nil
 	}
 	info, err := s.Runtime.State(ctx, c.id)
 	if err == nil && info.Status == task.Created {
 		err = s.Runtime.Kill(ctx, c.id, uint32(syscall.SIGKILL), true)
 	}
 	if err != nil && !gone(err) {
-		restore()
-		return nil, fmt.Errorf("end the prestart hooks of container %s: %w", c.id, err)
+		return fmt.Errorf("end the prestart hooks of container %s: %w", c.id, err)
 	}
-	return restore, nil
+	return nil
 }
 
 // awaitPredecessor waits for the poststop hooks of the container that this one follows: they clean up for it.

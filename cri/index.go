@@ -65,6 +65,18 @@ func (x *index) addContainer(c *container) {
 	x.containers[c.id] = c
 }
 
+// addContainerOf adds a container unless its sandbox is being stopped. Whoever stops the sandbox says so first and looks for its
+// containers then, so that one that was added is found.
+func (x *index) addContainerOf(sb *sandbox, c *container) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !sb.ready() {
+		return false
+	}
+	x.containers[c.id] = c
+	return true
+}
+
 func (x *index) dropContainer(id string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

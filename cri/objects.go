@@ -23,8 +23,8 @@ type sandbox struct {
 	key     string // of its pod, see podKey
 	created time.Time
 	listed  atomic.Bool
-	// use is held with weight 1 by who works in the sandbox (create and start of a container), with usersMax by who
-	// takes it down.
+	// use is held with weight 1 by each start of a container, with usersMax by who takes the sandbox down. Creations do not
+	// hold it: they make no process, and one that hangs must not keep the sandbox.
 	use *semaphore.Weighted
 	// stopping refuses new work as soon as somebody wants to take the sandbox down.
 	stopping atomic.Bool
@@ -109,9 +109,10 @@ type container struct {
 	hooksTold map[string]bool // by hookKey, the node's by nodeHookKey
 	toldUntil time.Time       // what happened up to then may have been told by a former daemon
 
-	// cut ends a start in progress that waits for something; dismissals are those who do not want one. mu guards both.
+	// cut ends a start in progress that waits for something; dismissals are those who do not want one. mu guards them all.
 	cut        context.CancelCauseFunc
 	startOver  chan struct{} // closed when the start in progress is over
+	creating   bool          // the shim is asked to create it
 	dismissals int
 
 	ended     chan struct{} // closed when rec.End is set

@@ -39,16 +39,19 @@ func (s *Service) StopPodSandbox(ctx context.Context, r *runtime.StopPodSandboxR
 	return &runtime.StopPodSandboxResponse{}, nil
 }
 
+// stopSandbox first ends what runs, then waits for what has to end by itself. It waits for no CreateContainer: one under way finds
+// at its end that the sandbox is being stopped, and takes back what it has made.
 func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 	sb.stopping.Store(true)
 	sb.endLife(errStopped)
 	return sb.stop.Do(ctx, sandboxLimit, func(ctx context.Context) error {
-		for _, c := range s.index.containersOf(sb.id) {
-			restore, err := s.dismiss(ctx, c)
-			if err != nil {
-				return err
-			}
-			defer restore()
+		restore, err := s.endContainers(ctx, sb)
+		defer restore()
+		if err != nil {
+			return err
+		}
+		if err := s.cancelHolder(ctx, sb); err != nil {
+			return err
 		}
 		if err := sb.use.Acquire(ctx, usersMax); err != nil {
 			return fmt.Errorf("wait for the starts in sandbox %s: %w", sb.id, err)
@@ -57,30 +60,44 @@ func (s *Service) stopSandbox(ctx context.Context, sb *sandbox) error {
 		if rec := sb.record(); rec.State == model.SandboxNotReady && rec.NetworkDown {
 			return nil
 		}
-		if err := s.endAll(ctx, sb); err != nil {
+		started, err := s.endContainers(ctx, sb) // what a start has made meanwhile
+		defer started()
+		if err := errors.Join(err, s.endHolder(ctx, sb)); err != nil {
 			return err
 		}
 		return s.disconnect(ctx, sb)
 	})
 }
 
-// endAll kills the sandbox's containers and the holder of its pid namespace, and waits for their ends.
-func (s *Service) endAll(ctx context.Context, sb *sandbox) error {
+// endContainers ends the starts in the sandbox and kills its containers, side by side, and waits for their ends. No start begins
+// until restore is called, which must be done after an error too.
+func (s *Service) endContainers(ctx context.Context, sb *sandbox) (restore func(), err error) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
+	var restores []func()
 	var errs []error
 	for _, c := range s.index.containersOf(sb.id) {
-		wg.Go(crash.Guard(s.Log, "end container "+c.id, func() {
-			if err := crash.Try(s.Log, "end container "+c.id, func() error { return s.killContainer(ctx, c) }); err != nil {
-				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-			}
+		what := "end container " + c.id
+		wg.Go(crash.Guard(s.Log, what, func() {
+			again := func() {}
+			err := crash.Try(s.Log, what, func() (err error) {
+				if again, err = s.dismiss(ctx, c); err != nil {
+					again = func() {}
+					return err
+				}
+				return s.killContainer(ctx, c)
+			})
+			mu.Lock()
+			defer mu.Unlock()
+			restores, errs = append(restores, again), append(errs, err)
 		}))
 	}
 	wg.Wait()
-	errs = append(errs, s.endHolder(ctx, sb))
-	return errors.Join(errs...)
+	return func() {
+		for _, again := range restores {
+			again()
+		}
+	}, errors.Join(errs...)
 }
 
 // killContainer ends a container at once and waits until shim and mount have let go of it.

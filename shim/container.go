@@ -36,6 +36,7 @@ type container struct {
 	lc         *libcontainer.Container
 	lcLocked   bool     // under op: lc is locked by a launch that does not come back
 	init       *process // set under s.mu, once; nil: still being created
+	idle       bool     // under s.mu: its creation was given up and waits for a file system; nothing of it is there but its ID
 	logFile    *crilog.File
 	audience   audience
 	rich       *rich        // nil: its pid 1 is the application

@@ -44,7 +44,9 @@ func (s *Server) create(ctx context.Context, id, bundle string, terminal bool, o
 	}
 	c.pod = podOf(spec)
 	c.audience.pod = c.pod
-	if c.slot, err = s.slots.acquire(ctx, c.pod); err != nil {
+	waiting, cancel := c.whileAlive(ctx)
+	defer cancel()
+	if c.slot, err = s.slots.acquire(waiting, c.pod); err != nil {
 		s.forget(c)
 		return 0, fmt.Errorf("create container %s: %w", id, err)
 	}
@@ -104,23 +106,39 @@ func (c *container) build(spec *specs.Spec) (after <-chan struct{}, err error) {
 		return over(), fmt.Errorf("create container %s: %w", c.id, err)
 	}
 	c.node.install(config)
-	after, err = c.s.launch(c.life, createLimit+c.node.extra(), "creation", c.killLate, func(l *launch) error {
+	after, err = c.s.launch(c.alive, createLimit+c.node.extra(), "creation", c.killLate, func(l *launch) error {
 		return c.launch(l, config, spec.Process)
 	})
 	err = c.node.own(err)
-	if err == nil {
+	switch {
+	case err == nil && c.alive.Err() == nil:
 		crash.Go(c.log, "watch a container", c.watch)
 		return after, nil
-	}
-	if isOver(after) {
+	case err == nil:
+		err = context.Cause(c.alive)
+		c.undoLate()
+	case isOver(after):
 		c.undo()
-	} else { // it hangs in the kernel: the ID stays taken until it comes back
+	default: // it hangs in the kernel: the ID stays taken until it comes back
+		if errors.Is(err, errIdle) {
+			c.setIdle()
+		}
 		crash.Go(c.log, "undo a creation that hangs", func() {
 			<-after
 			c.undoLate()
 		})
 	}
 	return after, fmt.Errorf("create container %s: %w", c.id, explain(err))
+}
+
+// setIdle notes that nothing is left of a creation that was given up but what waits for a file system.
+func (c *container) setIdle() {
+	if err := c.unmark(); err != nil { // clear tries it again
+		c.log.WithError(err).Warn("cannot remove the mark of a container that was not created")
+	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.idle = true
 }
 
 // config translates the specification and finds out which cgroups it will have.

@@ -146,8 +146,10 @@ func (p *poststopPlace) tree() cgrouptree.Tree { return p.c.tree }
 
 func (p *poststopPlace) oomKills() uint64 { return p.c.tree.OOMKills() }
 
+// enter does not use the slots that creations in the pod have: those that hang keep them, and the end of a container must not wait
+// for the creation of another.
 func (p *poststopPlace) enter(ctx context.Context) (leave func(after <-chan struct{}), err error) {
-	slot, err := p.c.s.slots.acquire(ctx, p.c.pod)
+	slot, err := p.c.s.slots.acquire(ctx, p.c.pod+" ends")
 	if err != nil {
 		return nil, err
 	}

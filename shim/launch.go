@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -44,11 +43,21 @@ type launch struct {
 	since uint64   // when it began, in clock ticks since boot
 	made  *process // what it has made, once the shim waits for that
 
+	// abandoned says that it must go no further. waitsFor is a path of somebody else's choice that it looks at, "" for none.
+	// mu guards both.
+	abandoned bool
+	waitsFor  string
+
 	// stranded says that its thread could not return to the host's mount namespace. The thread itself sets it.
 	stranded bool
-
-	waitsFor atomic.Pointer[string] // a path that it looks at; nil: none that is somebody else's choice
 }
+
+// errAbandoned ends a launch that went on when nobody waited for it any more.
+var errAbandoned = fmt.Errorf("the launch was given up: %w", errdefs.ErrAborted)
+
+// errIdle is in the error of a launch that was given up while it waited for a file system: it has no process, and makes none
+// when the file system answers.
+var errIdle = errors.New("has made no process")
 
 // errContainerEnded ends launches into a container that has ended or is destroyed.
 var errContainerEnded = fmt.Errorf("the container has ended meanwhile: %w", errdefs.ErrFailedPrecondition)
@@ -82,8 +91,8 @@ func (s *Server) launch(ctx context.Context, limit time.Duration, what string, l
 	case <-timer.C:
 		why = fmt.Errorf("%s took longer than %s: %w", what, limit, context.DeadlineExceeded)
 	}
-	if !l.killUntil(done, late) {
-		return done, l.blame(fmt.Errorf("%w, and cannot be ended", why))
+	if err := l.killUntil(done, late); err != nil {
+		return done, fmt.Errorf("%w, %w", why, err)
 	}
 	if result == nil {
 		return done, nil
@@ -121,8 +130,9 @@ func (l *launch) adopted(p *process) {
 	l.made = p
 }
 
-// killUntil kills the launch until done is closed, and reports whether that was within killLimit.
-func (l *launch) killUntil(done <-chan struct{}, late func()) bool {
+// killUntil kills the launch until done is closed. It gives up with an error after killLimit, and at once where there is nothing
+// to kill or to wait for: the launch waits for a file system and has no process.
+func (l *launch) killUntil(done <-chan struct{}, late func()) error {
 	until := time.NewTimer(killLimit)
 	defer until.Stop()
 	l.kill()
@@ -130,26 +140,36 @@ func (l *launch) killUntil(done <-chan struct{}, late func()) bool {
 		late()
 	}
 	for {
-		l.kill()
+		path, idle := l.kill()
+		if idle {
+			return fmt.Errorf("the file system of %s does not answer, and the launch %w", path, errIdle)
+		}
 		select {
 		case <-done:
-			return true
+			return nil
 		case <-until.C:
-			return false
+			if path != "" {
+				return fmt.Errorf("and cannot be ended: the file system of %s does not answer", path)
+			}
+			return errors.New("and cannot be ended")
 		case <-time.After(killInterval):
 		}
 	}
 }
 
-// kill sends SIGKILL to each process of the launch that lives.
-func (l *launch) kill() {
+// kill keeps the launch from going on and sends SIGKILL to each process of it that lives. It returns the path that the launch
+// waits for; idle says that there is one, and no process.
+func (l *launch) kill() (path string, idle bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, o := range l.processes() {
+	l.abandoned = true
+	all := l.processes()
+	for _, o := range all {
 		if !o.dead {
 			o.kill()
 		}
 	}
+	return l.waitsFor, l.waitsFor != "" && len(all) == 0
 }
 
 // reap ends and reaps what a failed launch has left. libcontainer reaps the first of the three processes and forgets the others

@@ -22,23 +22,28 @@ const maxReaching = 2048
 const maxInterrupted = 100
 
 // reach runs fn, which makes system calls on a path of somebody else's choice: they take as long as the path's file system
-// does, which may be for ever. Where the launch is given up meanwhile, its error names the path.
+// does, which may be for ever. Where the launch is given up meanwhile, its error names the path, and it goes no further.
 func (l *launch) reach(path string, fn func() error) error {
 	defer l.s.reaching.Add(-1)
 	if l.s.reaching.Add(1) > maxReaching {
 		return fmt.Errorf("cannot look at %s: %d launches wait for file systems that do not answer, end their pods: %w", path, maxReaching, errdefs.ErrResourceExhausted)
 	}
-	l.waitsFor.Store(&path)
-	defer l.waitsFor.Store(nil)
-	return fn()
+	if err := l.waitFor(path); err != nil {
+		return err
+	}
+	err := fn()
+	return errors.Join(err, l.waitFor(""))
 }
 
-// blame adds to the error of a launch that was given up what file system it waits for.
-func (l *launch) blame(err error) error {
-	if path := l.waitsFor.Load(); path != nil {
-		return fmt.Errorf("%w: the file system of %s does not answer", err, *path)
+// waitFor notes what the launch waits for, "" for nothing, unless it was given up.
+func (l *launch) waitFor(path string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.abandoned {
+		return errAbandoned
 	}
-	return err
+	l.waitsFor = path
+	return nil
 }
 
 // createObject makes libcontainer's object of the container, which looks at the root filesystem.

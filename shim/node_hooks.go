@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -139,8 +140,10 @@ func (h *nodeHooks) one(stage hookrun.Stage, hook specs.Hook, state specs.State)
 		r = h.runInside(hook, state, limit)
 	case hookrun.CreateContainer:
 		r = h.runEntered(hook, state, limit)
+	case hookrun.Prestart, hookrun.CreateRuntime: // a creation can be cancelled
+		r = runOnHost(h.c.alive, hook, state, limit)
 	default:
-		r = runOnHost(hook, state, limit)
+		r = runOnHost(context.Background(), hook, state, limit)
 	}
 	h.left -= r.Duration
 	return r

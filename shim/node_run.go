@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,8 +26,8 @@ import (
 
 // runOnHost runs a hook of the node in the shim's own namespaces, in a process group of its own, which is killed when the
 // hook fails or is late. What a hook that succeeded left running is its own affair.
-func runOnHost(hook specs.Hook, state specs.State, limit time.Duration) hookrun.Result {
-	return runCommand(&exec.Cmd{Path: hook.Path, Args: arguments(hook), Env: environment(hook)}, state, limit, nil)
+func runOnHost(ctx context.Context, hook specs.Hook, state specs.State, limit time.Duration) hookrun.Result {
+	return runCommand(ctx, &exec.Cmd{Path: hook.Path, Args: arguments(hook), Env: environment(hook)}, state, limit, nil)
 }
 
 // runEntered runs a createContainer hook: a program of the node's in the container's namespaces and cgroup, where the node's
@@ -38,7 +39,7 @@ func (h *nodeHooks) runEntered(hook specs.Hook, state specs.State, limit time.Du
 		return cannotRun(time.Now(), fmt.Errorf("the plan has no pouch-init: %w", errdefs.ErrInvalidArgument))
 	}
 	args := append([]string{"pouch-enter", strconv.Itoa(init), hook.Path}, arguments(hook)...)
-	return runCommand(&exec.Cmd{Path: h.plan.PouchInit, Args: args, Env: environment(hook)}, state, limit, h.c.processes().Take)
+	return runCommand(h.c.alive, &exec.Cmd{Path: h.plan.PouchInit, Args: args, Env: environment(hook)}, state, limit, h.c.processes().Take)
 }
 
 // startContainerHooks runs the node's hooks inside the created container, before anything of the pod's author runs there.
@@ -96,7 +97,7 @@ func (h *nodeHooks) runInside(hook specs.Hook, state specs.State, limit time.Dur
 		return cannotRun(begun, err)
 	}
 	p := &hookProcess{pid: pid, kill: func() { _ = lp.Signal(unix.SIGKILL) }, reap: lp.Wait}
-	return p.result(begun, limit-time.Since(begun), stdio)
+	return p.result(context.Background(), begun, limit-time.Since(begun), stdio)
 }
 
 // killSilently is killLate for a container whose end nobody is to be told of.
@@ -108,7 +109,7 @@ func (c *container) killSilently() {
 }
 
 // runCommand runs a program of the node. With place it waits before it does anything until it has been put there.
-func runCommand(cmd *exec.Cmd, state specs.State, limit time.Duration, place func(pid int) error) hookrun.Result {
+func runCommand(ctx context.Context, cmd *exec.Cmd, state specs.State, limit time.Duration, place func(pid int) error) hookrun.Result {
 	begun := time.Now()
 	stdio, err := newHookStdio(state)
 	if err != nil {
@@ -147,7 +148,7 @@ func runCommand(cmd *exec.Cmd, state specs.State, limit time.Duration, place fun
 		}
 		goOn()
 	}
-	r := p.result(begun, limit, stdio)
+	r := p.result(ctx, begun, limit, stdio)
 	if err != nil {
 		r.Message = err.Error()
 	}
@@ -197,17 +198,14 @@ type hookProcess struct {
 	reaped bool
 }
 
-// result waits for the hook's end, at most for limit and what its death takes.
-func (p *hookProcess) result(begun time.Time, limit time.Duration, stdio *hookStdio) hookrun.Result {
+// result waits for the hook's end, at most for limit and what its death takes. The end of ctx ends the hook.
+func (p *hookProcess) result(ctx context.Context, begun time.Time, limit time.Duration, stdio *hookStdio) hookrun.Result {
 	r := hookrun.Result{Outcome: hookrun.Succeeded, StartedAt: begun}
 	ended := make(chan int, 1)
 	crash.Go(nil, "wait for a hook", func() { ended <- p.wait() })
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
-	select {
-	case r.ExitCode = <-ended:
-	case <-timer.C:
-		r.Outcome = hookrun.TimedOut
+	late := func() {
 		p.end()
 		timer.Reset(killLimit)
 		select {
@@ -215,6 +213,15 @@ func (p *hookProcess) result(begun time.Time, limit time.Duration, stdio *hookSt
 		case <-timer.C:
 			r.Message, r.ExitCode = "it was killed and does not end", 128+int(unix.SIGKILL)
 		}
+	}
+	select {
+	case r.ExitCode = <-ended:
+	case <-ctx.Done():
+		r.Outcome, r.Message = hookrun.Failed, "it was killed: "+context.Cause(ctx).Error()
+		late()
+	case <-timer.C:
+		r.Outcome = hookrun.TimedOut
+		late()
 	}
 	if r.Outcome == hookrun.Succeeded && r.ExitCode != 0 {
 		r.Outcome = hookrun.Failed

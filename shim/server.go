@@ -174,13 +174,27 @@ func (s *Server) get(id string) (*container, error) {
 	defer s.mu.Unlock()
 	c := s.containers[id]
 	switch {
-	case c == nil:
+	case c == nil || c.idle:
 		return nil, fmt.Errorf("container %q is not in the shim: %w", id, errdefs.ErrNotFound)
 	case c.init == nil:
 		return nil, fmt.Errorf("container %s is still being created: %w", id, errdefs.ErrFailedPrecondition)
 	}
 	return c, nil
 }
+
+// cancelCreation ends the creation of a container that is under way, whatever holds it up. The caller of create gets the error.
+func (s *Server) cancelCreation(id string) {
+	s.mu.Lock()
+	c := s.containers[id]
+	creating := c != nil && c.init == nil
+	s.mu.Unlock()
+	if creating {
+		c.bereft(errNotWanted)
+	}
+}
+
+// errNotWanted ends the creation of a container that is deleted meanwhile.
+var errNotWanted = fmt.Errorf("the container was deleted while it was created: %w", errdefs.ErrAborted)
 
 // all gives the containers that have been created.
 func (s *Server) all() []*container {
@@ -202,7 +216,10 @@ func (s *Server) reserve(c *container) error {
 	if s.ending {
 		return fmt.Errorf("the shim is shutting down: %w", errdefs.ErrUnavailable)
 	}
-	if s.containers[c.id] != nil {
+	if other := s.containers[c.id]; other != nil {
+		if other.idle {
+			return fmt.Errorf("a creation of container %s that was given up still waits for a file system: %w", c.id, errdefs.ErrAlreadyExists)
+		}
 		return fmt.Errorf("container %s is already in the shim: %w", c.id, errdefs.ErrAlreadyExists)
 	}
 	s.containers[c.id] = c

@@ -58,9 +58,13 @@ func (t taskService) Start(ctx context.Context, r *taskapi.StartRequest) (*taska
 	return &taskapi.StartResponse{Pid: uint32(c.init.pid)}, nil
 }
 
+// Delete also ends a creation under way, with FailedPrecondition as long as that lasts.
 func (t taskService) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c, e, err := t.s.find(r.Id, r.ExecId)
 	if err != nil {
+		if r.ExecId == "" {
+			t.s.cancelCreation(r.Id)
+		}
 		return nil, err
 	}
 	if e != nil {

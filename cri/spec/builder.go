@@ -3,6 +3,7 @@ package spec
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -34,9 +35,14 @@ type Node struct {
 
 // Builder builds specifications. It is safe for concurrent use.
 type Builder struct {
-	node Node
-	host host
+	node     Node
+	host     host
+	building atomic.Int32
 }
+
+// maxBuilding bounds the builds under way. One takes no time, unless it looks at a host path whose file system does not answer: it
+// then keeps a thread for as long as that lasts, also when its pod is gone, and Go's runtime ends a program at 10,000 threads.
+const maxBuilding = 1024
 
 // NewBuilder makes a Builder for the node.
 func NewBuilder(n Node) *Builder {
@@ -52,6 +58,10 @@ func (b *Builder) RecursiveReadOnly() bool { return b.node.RecursiveReadOnly }
 // Build gives the specification for in. Errors are InvalidArgument where request or image are at fault, FailedPrecondition
 // where the node lacks something, and name what and why.
 func (b *Builder) Build(ctx context.Context, in Input) (Output, error) {
+	defer b.building.Add(-1)
+	if b.building.Add(1) > maxBuilding {
+		return Output{}, fmt.Errorf("specification of container %s: %d creations wait for host paths whose file systems do not answer, mend or unmount those: %w", in.ID, maxBuilding, errdefs.ErrResourceExhausted)
+	}
 	out, err := b.build(ctx, in)
 	if err != nil {
 		return Output{}, fmt.Errorf("specification of container %s: %w", in.ID, err)

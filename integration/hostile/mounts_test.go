@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/integration/fusefs"
 	"github.com/cri-pouch/cri-pouch/integration/harness"
+	"github.com/cri-pouch/cri-pouch/internal/hookrun"
 )
 
 // hanging is a file system of the test's with a folder for a volume.
@@ -134,5 +136,74 @@ func TestNothingHasEndedWhileAProcessOfItLives(t *testing.T) {
 	harness.Eventually(t, "it ends", func() bool { return c.Status(t).State == runtime.ContainerState_CONTAINER_EXITED })
 	if s := c.Status(t); s.ExitCode != 128 || s.Reason != "StartError" {
 		t.Errorf("it has ended with %d because of %s", s.ExitCode, s.Reason)
+	}
+}
+
+// A pod whose containers hang while they are made can be stopped and removed: what runs in it ends, with its hooks, and nothing waits
+// for the file system.
+func TestAPodIsStoppedWhileItsContainersHang(t *testing.T) {
+	for _, call := range []string{"CreateContainer", "StartContainer"} {
+		t.Run(call, func(t *testing.T) {
+			f := hangingVolume(t)
+			n := start(t)
+			b := newBystander(t, n)
+			mark := filepath.Join(t.TempDir(), "cleaned")
+			if err := os.WriteFile(mark, nil, 0o666); err != nil {
+				t.Fatal(err)
+			}
+			p := n.RunPod(t, harness.Hooks(t, hookrun.Poststop, harness.ShellHook("clean", "echo cleaned >> /mark", "timeout", "20s")))
+			running := p.Run(t, "running", func(c *runtime.ContainerConfig) {
+				c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: mark, ContainerPath: "/mark"})
+			})
+			volume := func(c *runtime.ContainerConfig) {
+				c.Mounts = append(c.Mounts, &runtime.Mount{HostPath: f.folder, ContainerPath: "/v"})
+			}
+			var victims []*harness.Container
+			for i := range crowd {
+				if call == "StartContainer" {
+					victims = append(victims, p.Create(t, "victim"+strconv.Itoa(i), volume))
+				}
+			}
+			f.HangOn()
+			answers := make([]error, crowd)
+			done := held(crowd, func(i int) {
+				ctx, cancel := context.WithTimeout(context.Background(), harness.Patience(4*time.Minute))
+				defer cancel()
+				if call == "StartContainer" {
+					_, answers[i] = n.Daemon.Runtime.StartContainer(ctx, &runtime.StartContainerRequest{ContainerId: victims[i].ID})
+					return
+				}
+				_, answers[i] = p.TryCreate(ctx, p.ContainerConfig("victim"+strconv.Itoa(i), volume))
+			})
+			if err := f.AwaitHang(harness.Context(t), fusefs.Any); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.Daemon.Runtime.StopPodSandbox(harness.Context(t), &runtime.StopPodSandboxRequest{PodSandboxId: p.ID}); err != nil {
+				t.Fatalf("StopPodSandbox: %v", err)
+			}
+			if s := running.Status(t); s.State != runtime.ContainerState_CONTAINER_EXITED {
+				t.Errorf("the pod is stopped, and its container is %s", s.State)
+			}
+			if text, err := os.ReadFile(mark); string(text) != "cleaned\n" {
+				t.Errorf("the poststop hook has written %q (%v)", text, err)
+			}
+			for _, c := range victims {
+				if left := processesOf(t, c); len(left) > 0 {
+					t.Errorf("the pod is stopped, and %s has processes %v", c.Config.Metadata.Name, left)
+				}
+			}
+			if _, err := n.Daemon.Runtime.RemovePodSandbox(harness.Context(t), &runtime.RemovePodSandboxRequest{PodSandboxId: p.ID}); err != nil {
+				t.Fatalf("RemovePodSandbox: %v", err)
+			}
+			b.check("while the file system hangs")
+			f.Resume() // what was asked for could be done now, and nobody wants it any more
+			<-done
+			for i, err := range answers {
+				if err == nil {
+					t.Errorf("%s of container %d has succeeded in a pod that was stopped", call, i)
+				}
+			}
+			b.check("when the file system answers again")
+		})
 	}
 }

@@ -361,3 +361,62 @@ func TestPoststopHookWithAMountThatHangs(t *testing.T) {
 	l.eventually("nothing is left of the hook", func() bool { return !l.hasState("victim.poststop") })
 	l.threadsAtHome()
 }
+
+// Who deletes a container that is being created does not wait for what its creation waits for.
+func TestACreationThatIsCancelled(t *testing.T) {
+	t.Run("with a mount that hangs", func(t *testing.T) {
+		l := newLab(t)
+		dir := filepath.Join(l.state, "volume")
+		f := l.fuse(dir, fusefs.Options{})
+		f.HangOn(fusefs.Lookup)
+		spec := ofPod("victim", l.spec("victim", "true"))
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			Destination: "/v", Type: "bind", Source: filepath.Join(dir, fusefs.Folder), Options: []string{"rbind", "rprivate"},
+		})
+		request := l.request("victim", spec)
+		created := l.creating(request)
+		l.awaitHang(f, fusefs.Lookup)
+		l.cancelled(created, "victim")
+		if _, err := l.client.Create(l.ctx, request); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("a creation beside one that has not come back: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(request.Bundle, task.CreatedMark)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("it is marked as one whose program may have run: %v", err)
+		}
+		f.Resume()
+		l.eventually("the file system answers, the ID is free", func() bool { return !l.hasState("victim") })
+		l.run(request)
+		l.finish("victim")
+		l.threadsAtHome()
+	})
+	t.Run("with a hook of the node that does not end", func(t *testing.T) {
+		l := newLab(t)
+		begun := filepath.Join(l.state, "begun")
+		spec := ofPod("victim", l.spec("victim", "true"))
+		spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "touch " + begun + "; sleep 1000"}}}}
+		created := l.creating(l.request("victim", spec))
+		l.eventually("the hook runs", func() bool { _, err := os.Stat(begun); return err == nil })
+		l.cancelled(created, "victim")
+		l.gone("victim")
+		l.eventually("no process is left", func() bool { return l.children() == "" })
+	})
+}
+
+// cancelled deletes a container that is being created, and fails the test unless that ends its creation.
+func (l *lab) cancelled(created <-chan error, id string) {
+	l.t.Helper()
+	if _, err := l.client.Delete(l.ctx, id); !errdefs.IsFailedPrecondition(err) {
+		l.t.Errorf("deletion of a container that is being created: %v", err)
+	}
+	select {
+	case err := <-created:
+		if !errdefs.IsAborted(err) {
+			l.t.Errorf("a creation that was cancelled: %v", err)
+		}
+	case <-time.After(servedLimit):
+		l.t.Fatal("the creation goes on")
+	}
+	if _, err := l.client.State(l.ctx, id); !errdefs.IsNotFound(err) {
+		l.t.Errorf("the state of a container whose creation was cancelled: %v", err)
+	}
+}

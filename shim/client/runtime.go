@@ -61,10 +61,7 @@ func (c *Client) Delete(ctx context.Context, id string) (task.Exit, error) {
 	c.forgetLost(id)
 	var exit task.Exit
 	err := c.call(ctx, func(conn *connection) error {
-		info, err := conn.shim.Inspect(ctx, &shimapi.InspectRequest{Id: id})
-		if err != nil {
-			return err
-		}
+		info, _ := conn.shim.Inspect(ctx, &shimapi.InspectRequest{Id: id}) // one that is being created is not told
 		gone, err := conn.task.Delete(ctx, &taskapi.DeleteRequest{ID: id})
 		if err != nil {
 			return err
