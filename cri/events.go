@@ -55,7 +55,7 @@ func (b *broadcast) send(event func() *runtime.ContainerEventResponse) {
 	}
 }
 
-// GetContainerEvents streams what happens to containers from the call on (evented PLEG).
+// GetContainerEvents streams what happens to sandboxes and containers from the call on (evented PLEG).
 func (s *Service) GetContainerEvents(_ *runtime.GetEventsRequest, stream runtime.RuntimeService_GetContainerEventsServer) error {
 	events, leave := s.events.subscribe()
 	defer leave()
@@ -76,19 +76,32 @@ func (s *Service) GetContainerEvents(_ *runtime.GetEventsRequest, stream runtime
 	}
 }
 
-// publish tells the readers of a change, with the statuses of the pod and all its listed containers. The sandbox's
-// timestamp is not part of it: see PodSandboxStatus.
+// publish sends an event of a container, with the statuses of the pod and all its listed containers. The sandbox's timestamp is
+// not part of it: see PodSandboxStatus.
 func (s *Service) publish(kind runtime.ContainerEventType, containerID, sandboxID string) {
 	s.events.send(func() *runtime.ContainerEventResponse {
-		e := &runtime.ContainerEventResponse{ContainerId: containerID, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
-		if sb, err := s.index.sandbox(sandboxID); err == nil {
-			e.PodSandboxStatus = sandboxStatus(sb.record())
-		}
-		for _, c := range s.index.containersOf(sandboxID) {
-			if c.listed.Load() {
-				e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c.view()))
-			}
-		}
-		return e
+		sb, _ := s.index.sandbox(sandboxID) // nil: it is gone
+		return s.event(kind, containerID, sandboxID, sb)
 	})
+}
+
+// publishSandbox sends an event of a sandbox, which CRI has no kinds for: as with other runtimes it is one of a container that has
+// the sandbox's ID. A sandbox that no client was told of has none. The event of its removal shows what it was.
+func (s *Service) publishSandbox(kind runtime.ContainerEventType, sb *sandbox) {
+	if sb.listed.Load() {
+		s.events.send(func() *runtime.ContainerEventResponse { return s.event(kind, sb.id, sb.id, sb) })
+	}
+}
+
+func (s *Service) event(kind runtime.ContainerEventType, id, sandboxID string, sb *sandbox) *runtime.ContainerEventResponse {
+	e := &runtime.ContainerEventResponse{ContainerId: id, ContainerEventType: kind, CreatedAt: time.Now().UnixNano()}
+	if sb != nil {
+		e.PodSandboxStatus = sandboxStatus(sb.record())
+	}
+	for _, c := range s.index.containersOf(sandboxID) {
+		if c.listed.Load() {
+			e.ContainersStatuses = append(e.ContainersStatuses, containerStatus(c.view()))
+		}
+	}
+	return e
 }

@@ -42,6 +42,7 @@ func (s *Service) removeSandboxByID(ctx context.Context, id string) error {
 		if err := s.wipeSandbox(ctx, sb); err != nil {
 			return err
 		}
+		s.publishSandbox(runtime.ContainerEventType_CONTAINER_DELETED_EVENT, sb)
 		s.sandboxNames.release(sandboxName(sb.record().Config), sb.id)
 		return nil
 	})

@@ -46,8 +46,9 @@ func (s *Service) sandboxMaker(cfg model.SandboxConfig, digest string) maker {
 			return err == nil && sb.ready()
 		},
 		tell: func(id string) {
-			if sb, err := s.index.sandbox(id); err == nil {
-				sb.listed.Store(true)
+			if sb, err := s.index.sandbox(id); err == nil && !sb.listed.Swap(true) {
+				s.publishSandbox(runtime.ContainerEventType_CONTAINER_CREATED_EVENT, sb)
+				s.publishSandbox(runtime.ContainerEventType_CONTAINER_STARTED_EVENT, sb)
 			}
 		},
 	}

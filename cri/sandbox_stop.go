@@ -143,5 +143,7 @@ func (s *Service) disconnect(ctx context.Context, sb *sandbox) error {
 	if err := s.Network.Unpin(ctx, sb.id); err != nil {
 		return err
 	}
-	return s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State, rec.NetworkDown = model.SandboxNotReady, true })
+	err := s.updateSandbox(ctx, sb, func(rec *model.Sandbox) { rec.State, rec.NetworkDown = model.SandboxNotReady, true })
+	s.publishSandbox(runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, sb)
+	return err
 }

@@ -126,3 +126,46 @@ func TestASlowReaderGetsEveryEventInOrder(t *testing.T) {
 		}
 	}
 }
+
+// A sandbox has the events of a container of its ID, around those of its containers.
+func TestASandboxHasEventsToo(t *testing.T) {
+	n := harness.Start(t)
+	stream := subscribe(t, n.RunPod(t))
+	type step struct {
+		id    string
+		kind  runtime.ContainerEventType
+		state runtime.PodSandboxState
+	}
+	p := n.RunPod(t)
+	c := p.Run(t, "app")
+	for range 2 { // what is repeated is not told again
+		p.Remove(t)
+	}
+	const ready, notReady = runtime.PodSandboxState_SANDBOX_READY, runtime.PodSandboxState_SANDBOX_NOTREADY
+	for _, want := range []step{
+		{p.ID, runtime.ContainerEventType_CONTAINER_CREATED_EVENT, ready},
+		{p.ID, runtime.ContainerEventType_CONTAINER_STARTED_EVENT, ready},
+		{c.ID, runtime.ContainerEventType_CONTAINER_CREATED_EVENT, ready},
+		{c.ID, runtime.ContainerEventType_CONTAINER_STARTED_EVENT, ready},
+		{c.ID, runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, ready},
+		{p.ID, runtime.ContainerEventType_CONTAINER_STOPPED_EVENT, notReady},
+		{c.ID, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, notReady},
+		{p.ID, runtime.ContainerEventType_CONTAINER_DELETED_EVENT, notReady},
+	} {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (step{e.ContainerId, e.ContainerEventType, e.PodSandboxStatus.GetState()}); got != want {
+			t.Fatalf("the event is %v, want %v", got, want)
+		}
+		if s := e.PodSandboxStatus; s.GetId() != p.ID || s.GetMetadata().GetUid() != p.Config.Metadata.Uid {
+			t.Errorf("with %s of %s the sandbox's status is %v", e.ContainerEventType, e.ContainerId, s)
+		}
+	}
+	// The next event is of another sandbox.
+	next := n.RunPod(t)
+	if e, err := stream.Recv(); err != nil || e.ContainerId != next.ID {
+		t.Errorf("after the end of sandbox and container: %v, %v", e, err)
+	}
+}

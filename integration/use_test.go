@@ -112,11 +112,11 @@ func TestEventsTellOfEachStepInOrder(t *testing.T) {
 	n := harness.Start(t)
 	ctx, cancel := context.WithCancel(harness.Context(t))
 	defer cancel()
+	p := n.RunPod(t) // before, for a sandbox has events too
 	stream, err := n.Daemon.Runtime.GetContainerEvents(ctx, &runtime.GetEventsRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := n.RunPod(t)
 	// The call returns before the server has subscribed; the first container tells when it has.
 	harness.Eventually(t, "the subscription is there", func() bool {
 		c := p.Create(t, "probe")
