@@ -127,6 +127,13 @@ func (x *index) listedSandboxes() []*sandbox {
 	return listed(x.sandboxes)
 }
 
+// allSandboxes returns those in no list too, oldest first.
+func (x *index) allSandboxes() []*sandbox {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return oldestFirst(x.sandboxes, func(*sandbox) bool { return true })
+}
+
 // listedContainers gives what lists show, oldest first.
 func (x *index) listedContainers() []*container {
 	x.mu.RLock()

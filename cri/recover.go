@@ -18,7 +18,6 @@ import (
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/journal"
-	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
 
@@ -57,9 +56,6 @@ func (s *Service) Recover(ctx context.Context) error {
 	}
 	for _, sb := range cut {
 		s.chores.run("undo sandbox "+sb.id+", whose creation was cut off", 0, func(ctx context.Context) error { return s.wipeSandbox(ctx, sb) })
-	}
-	if err := s.Network.GC(ctx, s.attachedPods(cut)); err != nil {
-		s.Log.WithError(err).Warn("CNI garbage collection failed, addresses of former pods may stay reserved")
 	}
 	s.sweepState(held)
 	s.sweepVolumes(!s.findings.anySandbox())
@@ -301,20 +297,6 @@ func (s *Service) tellFindings() {
 	for _, f := range s.findings.all() {
 		s.Log.WithField("finding", f.id).Errorf("left alone: %s; cri-pouch repair tells what can be done", f)
 	}
-}
-
-// attachedPods are those whose attachments CNI must keep, those under undo included.
-func (s *Service) attachedPods(cut []*sandbox) []network.Pod {
-	var keep []network.Pod
-	for _, sb := range append(s.index.listedSandboxes(), cut...) {
-		if rec := sb.record(); !rec.NetworkDown && rec.Config.Namespaces.Network != model.ModeNode {
-			keep = append(keep, networkPod(rec))
-		}
-	}
-	for _, f := range s.findings.all() { // any of them may be a sandbox, or tell of one
-		keep = append(keep, network.Pod{ID: f.id}, network.Pod{ID: f.sandbox})
-	}
-	return keep
 }
 
 // sweepState removes bundles and exec folders that belong to nothing any more.

@@ -85,7 +85,7 @@ func (s *Service) removeStore(ctx context.Context, dir string) error {
 // releaseSandbox frees what a sandbox without a record that can be read has of the node: its address by CNI GC, which knows
 // attachments by their sandbox's ID.
 func (s *Service) releaseSandbox(ctx context.Context, id string) error {
-	keep := slices.DeleteFunc(s.attachedPods(nil), func(pod network.Pod) bool { return pod.ID == id })
+	keep := slices.DeleteFunc(s.attachedPods(), func(pod network.Pod) bool { return pod.ID == id })
 	return errors.Join(s.Network.GC(ctx, keep), s.Network.Unpin(ctx, id), s.Network.RemoveFiles(ctx, id))
 }
 

@@ -33,9 +33,9 @@ type Network interface {
 	Shm(pod network.Pod) string
 	// Interfaces reads the counters of the pod's interfaces, the main one first; none on the host network.
 	Interfaces(ctx context.Context, pod network.Pod) ([]network.Interface, error)
-	// Ready is nil when a CNI configuration is loaded; its error is the reason and the fix.
-	Ready() error
-	// GC tells CNI which pods are still attached; all other attachments are released.
+	// Ready is nil when a CNI configuration is loaded and its plugins can connect pods; its error is the reason and the fix.
+	Ready(ctx context.Context) error
+	// GC tells CNI which pods are still attached; all other attachments are released. network.ErrBusy: try again.
 	GC(ctx context.Context, keep []network.Pod) error
 	// SetPodCIDR is UpdateRuntimeConfig's pod CIDR.
 	SetPodCIDR(cidr string) error

@@ -15,7 +15,7 @@ func (s *Service) Status(ctx context.Context, r *runtime.StatusRequest) (*runtim
 	resp := &runtime.StatusResponse{
 		Status: &runtime.RuntimeStatus{Conditions: []*runtime.RuntimeCondition{
 			condition(runtime.RuntimeReady, "ShimNotReady", s.shimReady(ctx)),
-			condition(runtime.NetworkReady, "NetworkPluginNotReady", s.Network.Ready()),
+			condition(runtime.NetworkReady, "NetworkPluginNotReady", s.Network.Ready(ctx)),
 		}},
 		RuntimeHandlers: s.runtimeHandlers(),
 		Features:        &runtime.RuntimeFeatures{SupplementalGroupsPolicy: true},

@@ -31,10 +31,9 @@ type cniRunner struct {
 	parallel limits
 	journal  journal
 
-	// gc is held for reading by each ADD and for writing by GC, which must not take a new attachment for a stale one.
-	gc   sync.RWMutex
-	mu   sync.Mutex
-	live map[string]bool // attached since the start
+	turns turns
+	mu    sync.Mutex
+	live  map[string]bool // attached since the start
 }
 
 func newCNIRunner(o Options) *cniRunner {
@@ -102,8 +101,11 @@ func (r *cniRunner) add(ctx context.Context, a *attachment) (Attachment, error) 
 		return Attachment{}, fmt.Errorf("wait for other CNI ADDs: %w", err)
 	}
 	defer r.parallel.add.Release(1)
-	r.gc.RLock()
-	defer r.gc.RUnlock()
+	leave, err := r.turns.use(ctx)
+	if err != nil {
+		return Attachment{}, err
+	}
+	defer leave()
 	if err := r.journal.put(*a); err != nil {
 		return Attachment{}, err
 	}
@@ -214,6 +216,11 @@ func (r *cniRunner) release(ctx context.Context, id, netns string) error {
 		return fmt.Errorf("wait for other CNI DELs: %w", err)
 	}
 	defer r.parallel.del.Release(1)
+	leave, err := r.turns.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(ctx, r.limit)
 	defer cancel()
 	if err := r.cni.DelNetworkList(ctx, list, rt); err != nil {

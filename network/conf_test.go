@@ -16,7 +16,7 @@ func (n *node) settle(t *testing.T, says string) {
 	deadline := time.After(time.Minute)
 	for {
 		next := n.conf.next()
-		err := n.Ready()
+		err := n.Ready(t.Context())
 		if says == "" && err == nil || says != "" && errdefs.IsUnavailable(err) && strings.Contains(err.Error(), says) {
 			return
 		}
@@ -63,7 +63,7 @@ func TestReadyNamesAMissingPlugin(t *testing.T) {
 	n.configure(t, fakeConf)
 	n.settle(t, n.o.CNIBinDirs[0])
 	n.fakePlugin(t, "fake", "true") // nothing tells of it; it is looked for at each question
-	must(t, n.Ready())
+	must(t, n.Ready(t.Context()))
 }
 
 func TestFolderAndItsParentsMayComeLater(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -14,7 +15,8 @@ import (
 
 // GC releases every attachment but those of keep and those made since the start: first what is noted here, by DEL with
 // the configuration that each had; then, where the network's configuration is of CNI spec 1.1, the plugins are asked to
-// drop what they hold for anything else (addresses whose notes were lost). It goes on after errors and gives them all.
+// drop what they hold for anything else (addresses whose notes were lost). It goes on after errors and gives them all. Pods can be
+// connected and released meanwhile; ErrBusy says that the plugins could not be asked, for they were.
 func (m *Manager) GC(ctx context.Context, keep []Pod) error {
 	wanted := map[string]bool{}
 	for _, pod := range keep {
@@ -75,8 +77,11 @@ func (r *cniRunner) isLive(id string) bool {
 
 // collect runs CNI GC. What is still noted is kept: it is live, or its DEL failed and is tried again.
 func (r *cniRunner) collect(ctx context.Context, list *libcni.NetworkConfigList, wanted map[string]bool) error {
-	r.gc.Lock()
-	defer r.gc.Unlock()
+	ctx, end, err := r.turns.collect(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	noted, err := r.journal.ids()
 	if err != nil {
 		return fmt.Errorf("list attachments: %w", err)
@@ -95,6 +100,9 @@ func (r *cniRunner) collect(ctx context.Context, list *libcni.NetworkConfigList,
 	ctx, cancel := context.WithTimeout(ctx, r.limit)
 	defer cancel()
 	if err := r.cni.GCNetworkList(ctx, list, args); err != nil {
+		if errors.Is(context.Cause(ctx), errYield) {
+			return fmt.Errorf("CNI GC of network %q: %w: %w", list.Name, errYield, errdefs.ErrUnavailable)
+		}
 		return r.explain("GC", list.Name, err)
 	}
 	return nil

@@ -33,10 +33,11 @@ type Options struct {
 // Manager makes, keeps and removes what pods have of the network. It holds no state that cannot be read back from
 // StateDir and CNICacheDir: a new one goes on where another was killed. It is safe for concurrent use.
 type Manager struct {
-	o     Options
-	cni   *cniRunner
-	conf  *confWatch
-	locks keyedLock // per sandbox: what concerns one pod is done one after the other
+	o      Options
+	cni    *cniRunner
+	conf   *confWatch
+	status statusProbe
+	locks  keyedLock // per sandbox: what concerns one pod is done one after the other
 }
 
 // New prepares the folders and starts to watch the CNI configuration. A configuration that is missing or broken is no
@@ -94,13 +95,6 @@ func (o Options) sandboxesDir() string { return filepath.Join(o.StateDir, "sandb
 func (m *Manager) Close() error {
 	m.conf.close()
 	return unshareNSDir(m.o.nsDir())
-}
-
-// Ready is nil when a CNI configuration is loaded and its plugins are there. The error says what is missing and where
-// it is looked for. It runs no plugin.
-func (m *Manager) Ready() error {
-	_, err := m.conf.current()
-	return err
 }
 
 // sandboxIDs are names of folders and CNI container IDs (CNI spec, section "Parameters").

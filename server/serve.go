@@ -76,6 +76,13 @@ func Serve(ctx context.Context, o Options) error {
 	tell.tell("STATUS=recovering")
 	if err = rooms.recover(ctx); err == nil {
 		failpoint.Hit("server.recovered")
+		ready := o.Ready
+		o.Ready = func(socket string) {
+			rooms.service.CollectNetwork()
+			if ready != nil {
+				ready(socket)
+			}
+		}
 		err = serve(ctx, o, rooms.service, registry, tell)
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
