@@ -46,12 +46,16 @@ func newCNIRunner(o Options) *cniRunner {
 	}
 }
 
-// Attach runs CNI ADD for the pinned network namespace and gives the addresses, the primary one first. After an error
+// Attach runs CNI ADD for the pinned network namespace, sets the sysctls of the interfaces and gives the addresses, the primary one first. After an error
 // what plugins had done is released; what could not be released is left to Detach and GC. On the host network there is
 // nothing to do.
 func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 	if pod.HostNetwork {
 		return Attachment{}, nil
+	}
+	sysctls, err := checkPod(pod)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach sandbox %s: %w", pod.ID, err)
 	}
 	a, err := m.attachment(pod)
 	if err != nil {
@@ -66,6 +70,11 @@ func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("attach sandbox %s: its network namespace is not pinned: %w", pod.ID, errdefs.ErrFailedPrecondition)
 	}
 	result, err := m.cni.add(ctx, a)
+	if err == nil {
+		if err = writeInterfaceSysctls(pod, a.NetNS, sysctls); err != nil {
+			err = errors.Join(err, m.cni.releaseFailed(ctx, a))
+		}
+	}
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach sandbox %s: %w", pod.ID, err)
 	}
@@ -74,9 +83,6 @@ func (m *Manager) Attach(ctx context.Context, pod Pod) (Attachment, error) {
 
 // attachment puts together what ADD is called with.
 func (m *Manager) attachment(pod Pod) (*attachment, error) {
-	if _, err := checkPod(pod); err != nil {
-		return nil, err
-	}
 	args, err := cniArgs(pod)
 	if err != nil {
 		return nil, err
@@ -112,12 +118,17 @@ func (r *cniRunner) add(ctx context.Context, a *attachment) (Attachment, error) 
 	r.setLive(a.Pod, true)
 	result, err := r.runAdd(ctx, a)
 	if err != nil {
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.limit)
-		defer cancel()
-		return Attachment{}, errors.Join(err, r.release(undo, a.Pod, a.NetNS))
+		return Attachment{}, errors.Join(err, r.releaseFailed(ctx, a))
 	}
 	failpoint.Hit("network.attached")
 	return result, nil
+}
+
+// releaseFailed releases what was made for an attachment that failed, whatever has become of ctx.
+func (r *cniRunner) releaseFailed(ctx context.Context, a *attachment) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.limit)
+	defer cancel()
+	return r.release(ctx, a.Pod, a.NetNS)
 }
 
 func (r *cniRunner) runAdd(ctx context.Context, a *attachment) (Attachment, error) {

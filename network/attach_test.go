@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/vishvananda/netlink"
 )
@@ -460,5 +462,62 @@ func TestAttachThatIsGivenUpReleasesWhatWasDone(t *testing.T) {
 	}
 	if left := b.reserved(t); len(left) > 0 {
 		t.Errorf("addresses %v are still reserved", left)
+	}
+}
+
+// Sysctls of an interface are set when CNI has made it, over what plugins set.
+func TestSysctlsOfInterfaces(t *testing.T) {
+	for name, ids := range map[string][]IDMapping{"plain": nil, "user namespace": userIDs} {
+		t.Run(name, func(t *testing.T) {
+			b := newBridgeNet(t)
+			n := withBridge(t, b)
+			pod := testPod("pod1")
+			pod.UIDs, pod.GIDs = ids, ids
+			pod.Sysctls = map[string]string{
+				"net.ipv4.conf.eth0.rp_filter": "2", "net/ipv4/neigh/eth0/gc_stale_time": "77", "net.ipv4.conf.default.arp_announce": "1",
+				"net.ipv6.conf.eth0.accept_ra": "0", "net.ipv6.neigh.eth0.gc_stale_time": "78",
+			}
+			if !exists("/proc/sys/net/ipv6") {
+				maps.DeleteFunc(pod.Sysctls, func(name, _ string) bool { return strings.Contains(name, "ipv6") })
+			}
+			ns, _ := n.attach(t, pod)
+			inside(t, ns, func() error {
+				for name, want := range pod.Sysctls {
+					got, err := os.ReadFile("/proc/sys/" + sysctlPath(name))
+					if strings.TrimSpace(string(got)) != want {
+						t.Errorf("%s is %q, %v, want %q", name, got, err, want)
+					}
+				}
+				// What new interfaces begin with was set before there was one.
+				got, err := os.ReadFile("/proc/sys/net/ipv4/conf/eth0/arp_announce")
+				if strings.TrimSpace(string(got)) != "1" {
+					t.Errorf("eth0 has begun with arp_announce %q, %v", got, err)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func TestSysctlsOfInterfacesThatCannotBeSet(t *testing.T) {
+	for name, c := range map[string]struct{ value, says string }{
+		"net.ipv4.conf.eth7.rp_filter":    {"1", `no interface "eth7"`},
+		"net.ipv4.conf.eth0.no_such_name": {"1", "this kernel does not have it"},
+		"net.ipv4.conf.eth0.rp_filter":    {"many", "cannot be set"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBridgeNet(t)
+			n := withBridge(t, b)
+			pod := testPod("pod1")
+			pod.Sysctls = map[string]string{name: c.value}
+			n.pin(t, pod)
+			_, err := n.Attach(t.Context(), pod)
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v", err)
+			}
+			if left := b.reserved(t); len(left) > 0 {
+				t.Errorf("addresses %v are still reserved", left)
+			}
+		})
 	}
 }

@@ -9,7 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// configure sets up the namespaces of the calling thread, which are pod's new ones: loopback, hostname, sysctls.
+// configure sets up the namespaces of the calling thread, which are pod's new ones: loopback, hostname, and the sysctls of
+// everything but CNI's interfaces.
 func configure(pod Pod, sysctls []sysctl) error {
 	if !pod.HostNetwork {
 		if err := raiseLoopback(); err != nil {
@@ -22,6 +23,9 @@ func configure(pod Pod, sysctls []sysctl) error {
 		}
 	}
 	for _, s := range sysctls {
+		if s.ofInterface() != "" {
+			continue
+		}
 		if err := s.write(pod); err != nil {
 			return fmt.Errorf("sandbox %s: %w", pod.ID, err)
 		}
