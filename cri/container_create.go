@@ -124,13 +124,11 @@ func (s *Service) makeContainer(ctx context.Context, sb *sandbox, cfg model.Cont
 	rec.Lineage = s.lineage(sb, rec)
 	var steps undo.Stack
 	defer func() {
-		if p := recover(); p != nil {
-			err = crash.Report(s.Log.WithField("pod", sb.id).WithField("container", rec.ID), "make container "+rec.ID, p)
-		}
 		if err != nil {
 			s.undoContainer(ctx, sb, rec.ID, &steps)
 		}
 	}()
+	defer crash.Catch(s.Log.WithField("pod", sb.id).WithField("container", rec.ID), "make container "+rec.ID, &err)
 	if err := s.newRootfs(ctx, sbRec, rec, img, &steps); err != nil {
 		return "", err
 	}

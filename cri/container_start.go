@@ -12,6 +12,7 @@ import (
 	runtime "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 )
@@ -65,42 +66,58 @@ func (s *Service) startContainer(ctx context.Context, c *container) error {
 	return s.launch(ctx, sb, c)
 }
 
-// launch creates the container in the shim and starts it; a failure ends it for good.
+// launch creates the container in the shim and starts it; a failure ends it for good, a panic among them.
 func (s *Service) launch(ctx context.Context, sb *sandbox, c *container) error {
-	rec := c.view().rec
-	sp, err := s.readSpec(c.id)
+	undo := func(err error) error { return err } // nothing has been done yet
+	log := s.Log.WithField("pod", c.sandboxID).WithField("container", c.id)
+	err := crash.Try(log, "start container "+c.id, func() error {
+		rec := c.view().rec
+		sp, err := s.readSpec(c.id)
+		if err != nil {
+			return err
+		}
+		undo = func(err error) error { return s.startFailed(ctx, c, err) }
+		changed, err := s.joinPIDNamespace(ctx, sb, rec, sp)
+		if err == nil && changed {
+			err = errors.Join(s.writeSpec(c.id, sp), s.followPIDNamespace(rec, sp))
+		}
+		if err != nil {
+			return err
+		}
+		failpoint.Hit("container.launching")
+		if !c.beginCreate() {
+			undo = func(err error) error { return fmt.Errorf("start container %s: %w", c.id, err) }
+			return errDismissed
+		}
+		return s.createAndStart(ctx, c, rec)
+	})
 	if err != nil {
-		return err
+		return undo(err)
 	}
-	changed, err := s.joinPIDNamespace(ctx, sb, rec, sp)
-	if err == nil && changed {
-		err = errors.Join(s.writeSpec(c.id, sp), s.followPIDNamespace(rec, sp))
-	}
-	if err != nil {
-		return s.startFailed(ctx, c, err)
-	}
-	failpoint.Hit("container.launching")
-	if !c.beginCreate() {
-		return fmt.Errorf("start container %s: %w", c.id, errDismissed)
-	}
+	return nil
+}
+
+// createAndStart has the shim create the container and run its program.
+func (s *Service) createAndStart(ctx context.Context, c *container, rec model.Container) error {
 	pid, err := s.Runtime.Create(ctx, task.CreateRequest{
 		ID: c.id, Bundle: s.bundleDir(c.id), LogPath: rec.LogPath, Terminal: rec.Config.TTY,
 		Stdin: rec.Config.Stdin, StdinOnce: rec.Config.StdinOnce, SystemdCgroup: s.SystemdCgroup,
 	})
 	wanted := c.endCreate(pid)
 	if err != nil {
-		return s.startFailed(ctx, c, c.whyFailed(err))
+		return c.whyFailed(err)
 	}
 	failpoint.Hit("container.created")
 	if !wanted {
-		return s.startFailed(ctx, c, errDismissed)
+		return errDismissed
 	}
 	startedAt, err := s.Runtime.Start(ctx, c.id)
 	if err != nil {
-		return s.startFailed(ctx, c, c.whyFailed(err))
+		return c.whyFailed(err)
 	}
 	failpoint.Hit("container.started")
-	s.tellStarted(c, startedAt) // the end of a short-lived one may have told it already
+	// The end of a short-lived one may have told it already. The program runs: a panic here must not end it.
+	crash.Run(s.Log.WithField("pod", c.sandboxID).WithField("container", c.id), "tell of the container's start", func() { s.tellStarted(c, startedAt) })
 	return nil
 }
 

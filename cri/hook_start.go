@@ -54,7 +54,7 @@ func (c *container) beginStart(ctx context.Context) (context.Context, func()) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		close(c.startOver)
-		c.cut, c.startOver = nil, nil
+		c.cut, c.startOver, c.creating = nil, nil, false
 		cut(nil)
 	}
 }

@@ -147,7 +147,7 @@ func (n *names) destroy(ctx context.Context, name string, c *creation, mk maker)
 	defer n.mu.Unlock()
 	if err != nil {
 		c.told, c.doomed = true, false
-		mk.tell(c.id)
+		crash.Run(log.G(ctx), "list "+mk.what, func() { mk.tell(c.id) })
 	} else if n.m[name] == c {
 		delete(n.m, name)
 	}

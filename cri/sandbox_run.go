@@ -61,13 +61,11 @@ func (s *Service) makeSandbox(ctx context.Context, cfg model.SandboxConfig, dige
 	})
 	var steps undo.Stack
 	defer func() {
-		if p := recover(); p != nil {
-			err = crash.Report(s.Log.WithField("pod", sb.id), "make sandbox "+sb.id, p)
-		}
 		if err != nil {
 			s.undoSandbox(ctx, sb, &steps)
 		}
 	}()
+	defer crash.Catch(s.Log.WithField("pod", sb.id), "make sandbox "+sb.id, &err)
 	s.index.addSandbox(sb)
 	steps.Add("forget sandbox", func(context.Context) error { s.index.dropSandbox(sb.id); return nil })
 	steps.Add("delete sandbox record", func(ctx context.Context) error { sb.leave(); return s.deleteSandbox(ctx, sb.id) })

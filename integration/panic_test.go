@@ -75,6 +75,26 @@ func TestTheDaemonOutlivesAPanic(t *testing.T) {
 			t.Errorf("the exit code is %d", code)
 		}
 	})
+	t.Run("that starts a container", func(t *testing.T) {
+		n, metrics, arm := panicsAt(t, "container.created")
+		b, daemon := newBystander(t, n), n.Daemon.PID()
+		p := n.RunPod(t)
+		c := p.Create(t, "app")
+		arm()
+		_, err := n.Daemon.Runtime.StartContainer(harness.Context(t), &runtime.StartContainerRequest{ContainerId: c.ID})
+		if status.Code(err) != codes.Internal {
+			t.Errorf("StartContainer gave %v", err)
+		}
+		outlived(t, n, daemon, metrics, b)
+		// What had been done is undone: the shim has nothing of it.
+		if s := c.Status(t); s.State != runtime.ContainerState_CONTAINER_EXITED || s.Reason != "StartError" || s.ExitCode != 128 {
+			t.Errorf("the container is %s (%s, %d)", s.State, s.Reason, s.ExitCode)
+		}
+		if left, _ := filepath.Glob(filepath.Join(n.StateDir(), "shim", "containers", c.ID)); len(left) > 0 {
+			t.Errorf("the shim has %v", left)
+		}
+		p.Run(t, "next")
+	})
 	t.Run("that records an end", func(t *testing.T) {
 		n, metrics, arm := panicsAt(t, "container.end-recorded")
 		b, daemon := newBystander(t, n), n.Daemon.PID()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"runtime/debug"
 	"sort"
 	"strings"
 	"sync"
@@ -17,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/cri-pouch/cri-pouch/internal/crash"
 )
 
 // maxMessage bounds a message either way, in bytes, as the kubelet does (16 MiB).
@@ -97,15 +98,18 @@ func (e *edge) begin(method string) *call {
 }
 
 // guard runs fn; a panic is logged with its stack and becomes an error. One broken request must not end the daemon.
-func (e *edge) guard(c *call, fn func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			e.metrics.panics.WithLabelValues(c.rpc).Inc()
-			e.log.WithFields(logrus.Fields{"rpc": c.rpc, "stack": string(debug.Stack())}).Errorf("panic: %v", p)
-			err = status.Errorf(codes.Internal, "%s: internal error, the daemon's log has the stack: %v", c.rpc, p)
-		}
-	}()
-	return fn()
+func (e *edge) guard(c *call, fn func() error) error {
+	returned := false
+	err := crash.Try(e.log.WithFields(logrus.Fields{"rpc": c.rpc, "component": "requests"}), c.rpc, func() error {
+		err := fn()
+		returned = true
+		return err
+	})
+	if !returned {
+		e.metrics.panics.WithLabelValues(c.rpc).Inc()
+		err = toStatus(err)
+	}
+	return err
 }
 
 // toStatus gives an error its code by its class; the message stays as it is. Only class and message go into the conversion:

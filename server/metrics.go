@@ -50,7 +50,7 @@ func newRPCMetrics(r prometheus.Registerer) *rpcMetrics {
 // newPanicCounter gives what counts panics by component, and all of them.
 func newPanicCounter(r prometheus.Registerer) func(component string) uint64 {
 	count := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "cri_pouch_panics_total", Help: "Panics outside of requests, each of which has ended one piece of work; each is a defect.",
+		Name: "cri_pouch_panics_total", Help: "Panics, each of which has ended one piece of work; each is a defect. Component \"requests\": a handler.",
 	}, []string{"component"})
 	r.MustRegister(count)
 	var total atomic.Uint64

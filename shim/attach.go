@@ -16,12 +16,8 @@ import (
 
 // Attach serves one attached client.
 func (t shimService) Attach(ctx context.Context, r *shimapi.AttachRequest, to shimapi.Shim_AttachServer) (err error) {
-	defer func() { // the edge of calls is not asked for streams
-		if p := recover(); p != nil {
-			err = crash.Report(t.s.log, "Attach", p)
-		}
-		err = toCode(err)
-	}()
+	defer func() { err = toCode(err) }() // the edge of calls is not asked for streams
+	defer crash.Catch(t.s.log, "Attach", &err)
 	c, err := t.s.get(r.Id)
 	if err != nil {
 		return err

@@ -16,9 +16,6 @@ import (
 func (s *Server) edge(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (answer any, err error) {
 	began := time.Now()
 	defer func() {
-		if p := recover(); p != nil {
-			answer, err = nil, crash.Report(s.log, info.FullMethod, p)
-		}
 		log := s.log.WithField("rpc", info.FullMethod).WithField("duration", time.Since(began).Round(10*time.Microsecond))
 		if err != nil && !errors.Is(err, context.Canceled) {
 			log.WithError(err).Debug("refused")
@@ -27,6 +24,7 @@ func (s *Server) edge(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *tt
 		}
 		err = toCode(err)
 	}()
+	defer crash.Catch(s.log, info.FullMethod, &err)
 	return method(ctx, unmarshal)
 }
 

@@ -73,11 +73,8 @@ func (t shimService) ReopenLog(_ context.Context, r *shimapi.ReopenLogRequest) (
 
 // Events sends a first message at once, so that the caller knows from when on it misses nothing.
 func (t shimService) Events(ctx context.Context, _ *shimapi.EventsRequest, to shimapi.Shim_EventsServer) (err error) {
-	defer func() { // the edge of calls is not asked for streams
-		if p := recover(); p != nil {
-			err = toCode(crash.Report(t.s.log, "Events", p))
-		}
-	}()
+	defer func() { err = toCode(err) }() // the edge of calls is not asked for streams
+	defer crash.Catch(t.s.log, "Events", &err)
 	events, cancel := t.s.events.subscribe()
 	defer cancel()
 	if err := to.Send(&shimapi.Event{Type: shimapi.Event_READY}); err != nil {

@@ -103,9 +103,6 @@ func (x *pulls) join(key string, limit time.Duration, run func(context.Context, 
 	crash.Go(nil, "pull an image", func() {
 		defer x.wg.Done()
 		defer func() {
-			if r := recover(); r != nil { // a daemon must not die of one image
-				p.err = crash.Report(nil, "pull an image", r)
-			}
 			x.mu.Lock()
 			delete(x.active, key)
 			x.mu.Unlock()
@@ -113,6 +110,7 @@ func (x *pulls) join(key string, limit time.Duration, run func(context.Context, 
 			close(p.done)
 			x.notify()
 		}()
+		defer crash.Catch(nil, "pull an image", &p.err) // a daemon must not die of one image
 		run(ctx, p)
 	})
 	return p

@@ -123,10 +123,9 @@ func (s *Store) prepareLayer(ctx context.Context, l *layer, f remotes.Fetcher, p
 		if release != nil {
 			release()
 		}
-		if r := recover(); r != nil { // a hostile layer may find a bug; it must not end the daemon
-			err = crash.Report(s.opts.Log, "unpack layer "+l.desc.Digest.String(), r)
-		}
 	}()
+	// A hostile layer may find a bug; it must not end the daemon.
+	defer crash.Catch(s.opts.Log, "unpack layer "+l.desc.Digest.String(), &err)
 	if l.free, err = s.chains.lock(ctx, l.chain); err != nil {
 		return err
 	}

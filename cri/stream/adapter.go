@@ -81,11 +81,4 @@ func reply(stream any) error {
 }
 
 // guard turns a panic into an error: it would end the daemon where cri-streaming calls from a goroutine of its own.
-func (s *Server) guard(what string, fn func() error) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = crash.Report(s.o.Log, what, p)
-		}
-	}()
-	return fn()
-}
+func (s *Server) guard(what string, fn func() error) error { return crash.Try(s.o.Log, what, fn) }

@@ -68,6 +68,34 @@ func f() {
 	}
 }
 
+// recoverers are the files that may call recover, with the reason. All others go through package crash, which keeps the stack and counts.
+var recoverers = map[string]string{
+	"internal/crash/crash.go": "it is the one place where panics are turned into errors",
+	"engine/bolt.go":          "bbolt panics over a damaged database, which is no defect of ours",
+}
+
+func TestPanicsAreCaughtInOneWay(t *testing.T) {
+	sources(t, func(name string) {
+		inRoom := slices.ContainsFunc(guardedRooms, func(room string) bool { return strings.HasPrefix(name, room) })
+		if _, may := recoverers[name]; may || !inRoom || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, filepath.Join("../..", name), nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok {
+				if fn, ok := call.Fun.(*ast.Ident); ok && fn.Name == "recover" {
+					t.Errorf("%s: use crash.Try, or defer crash.Catch", fset.Position(call.Pos()))
+				}
+			}
+			return true
+		})
+	})
+}
+
 // unguarded finds go statements, and what a WaitGroup, an errgroup or a timer starts without a guard.
 func unguarded(f *ast.File) (found []token.Pos) {
 	ast.Inspect(f, func(n ast.Node) bool {

@@ -52,6 +52,14 @@ func Try(log *logrus.Entry, what string, fn func() error) (err error) {
 	return fn()
 }
 
+// Catch is Try for a function with steps of its own to take after a failure. It must be deferred, after what takes those steps,
+// and makes the error of a panic *err: whatever was deferred before it sees a failure like any other.
+func Catch(log *logrus.Entry, what string, err *error) {
+	if p := recover(); p != nil {
+		*err = Report(log, what, p)
+	}
+}
+
 // Report logs and counts what recover gave, and makes an error of it. It must be called by the deferred function itself,
 // while the stack is still the panic's.
 func Report(entry *logrus.Entry, what string, recovered any) error {

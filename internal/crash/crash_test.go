@@ -81,3 +81,20 @@ func TestStandingWorkBeginsAgain(t *testing.T) {
 		t.Errorf("begun %d times, counted %v", begun, counts)
 	}
 }
+
+func TestCatchComesBeforeTheUndo(t *testing.T) {
+	log, _, counts := newLog()
+	undone := false
+	err := func() (err error) {
+		defer func() { undone = err != nil }()
+		defer Catch(log, "work", &err)
+		panic("deliberate")
+	}()
+	if !errdefs.IsInternal(err) || !undone || counts["tests"] != 1 {
+		t.Errorf("%v, undone: %v, counted %v", err, undone, counts)
+	}
+	failure := errors.New("an error of its own")
+	if err := func() (err error) { defer Catch(log, "work", &err); return failure }(); err != failure {
+		t.Error(err)
+	}
+}

@@ -47,13 +47,10 @@ func (f *Flight) run(ctx context.Context, limit time.Duration, c *call, fn func(
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
 	defer cancel()
 	defer func() {
-		if r := recover(); r != nil {
-			c.err = crash.Report(log.G(ctx), "work that callers share", r)
-		}
 		f.mu.Lock()
 		f.cur = nil
 		f.mu.Unlock()
 		close(c.done)
 	}()
-	c.err = fn(ctx)
+	c.err = crash.Try(log.G(ctx), "work that callers share", func() error { return fn(ctx) })
 }
