@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/internal/crash"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/undo"
@@ -229,7 +230,7 @@ func (s *Service) writeSpec(id string, sp *specs.Spec) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make bundle of container %s: %w", id, err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "config.json"), b, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, "config.json"), b); err != nil {
 		return fmt.Errorf("write specification of container %s: %w", id, err)
 	}
 	return nil

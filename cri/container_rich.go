@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
 	"github.com/cri-pouch/cri-pouch/cri/spec"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 	"github.com/cri-pouch/cri-pouch/internal/richrun"
 	"github.com/cri-pouch/cri-pouch/richcontainer"
@@ -105,7 +106,7 @@ func (s *Service) writeApp(bundle string, p *specs.Process) error {
 	if err := os.MkdirAll(bundle, 0o700); err != nil {
 		return fmt.Errorf("make bundle: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, appFile), b, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(bundle, appFile), b); err != nil {
 		return fmt.Errorf("write the application's process: %w", err)
 	}
 	return nil

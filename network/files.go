@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/internal/failpoint"
 	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
@@ -97,7 +98,7 @@ func (m *Manager) RemoveFiles(ctx context.Context, sandboxID string) error {
 	files := m.Files(sandboxID)
 	errs := []error{m.releaseFiles(sandboxID)}
 	for _, path := range []string{files.Hosts, files.ResolvConf, files.Hostname} {
-		errs = append(errs, ignoreAbsent(os.Remove(path)), ignoreAbsent(os.Remove(path+partial)))
+		errs = append(errs, atomicfile.Remove(path))
 	}
 	errs = append(errs, m.dropFolder(sandboxID))
 	if err := errors.Join(errs...); err != nil {
@@ -235,11 +236,8 @@ func checkEntries(what string, list []string, form *regexp.Regexp) error {
 	return nil
 }
 
-// partial is the ending of a file that is being written.
-const partial = ".partial"
-
 // writeFile makes the file whole or not at all. One that has the same content stays, since containers have it mounted.
-func writeFile(path, text string, pod Pod) (err error) {
+func writeFile(path, text string, pod Pod) error {
 	if old, err := os.ReadFile(path); err == nil && string(old) == text {
 		return nil
 	}
@@ -247,28 +245,5 @@ func writeFile(path, text string, pod Pod) (err error) {
 	if err != nil {
 		return err
 	}
-	tmp := path + partial
-	if err := ignoreAbsent(os.Remove(tmp)); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp)
-		}
-	}()
-	if _, err := f.WriteString(text); err != nil {
-		return err
-	}
-	if err := f.Chown(int(uid), int(gid)); err != nil {
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, []byte(text), atomicfile.Mode(0o644), atomicfile.Owner(int(uid), int(gid)))
 }

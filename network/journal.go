@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // attachment is what a DEL needs. It is on disk before ADD starts and until DEL has succeeded: whatever was killed in
@@ -39,7 +41,7 @@ func (j journal) put(a attachment) error {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return fmt.Errorf("make folder of attachments: %w", err)
 	}
-	if err := writeDurably(j.path(a.Pod), b); err != nil {
+	if err := atomicfile.Write(j.path(a.Pod), b, atomicfile.Durable()); err != nil {
 		return fmt.Errorf("note attachment of sandbox %s: %w", a.Pod, err)
 	}
 	return nil
@@ -66,8 +68,7 @@ func (j journal) get(id string) (*attachment, error) {
 
 func (j journal) drop(id string) error {
 	// A daemon that was killed while it noted leaves the unfinished file.
-	err := errors.Join(ignoreAbsent(os.Remove(j.path(id))), ignoreAbsent(os.Remove(j.path(id)+partial)))
-	if err != nil {
+	if err := atomicfile.Remove(j.path(id)); err != nil {
 		return fmt.Errorf("forget attachment of sandbox %s: %w", id, err)
 	}
 	return nil
@@ -97,34 +98,4 @@ func (a *attachment) conf() (*libcni.NetworkConfigList, *libcni.RuntimeConf, err
 	return list, &libcni.RuntimeConf{
 		ContainerID: a.Pod, NetNS: a.NetNS, IfName: ifName, Args: a.Args, CapabilityArgs: a.Capabilities,
 	}, nil
-}
-
-// writeDurably replaces the file, or leaves the old one and nothing else: a full disk must not be fuller afterwards.
-func writeDurably(path string, b []byte) (err error) {
-	tmp := path + partial
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp)
-		}
-	}()
-	if _, err := f.Write(b); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

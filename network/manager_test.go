@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 func TestCloseTakesTheMountOfPinsAwayWithTheLastPin(t *testing.T) {
@@ -99,7 +101,7 @@ func TestWritingToAFullDiskLeavesNothing(t *testing.T) {
 	needRoot(t)
 	text := strings.Repeat("x", 64<<10)
 	for name, write := range map[string]func(path string) error{
-		"note of an attachment": func(path string) error { return writeDurably(path, []byte(text)) },
+		"note of an attachment": func(path string) error { return atomicfile.Write(path, []byte(text), atomicfile.Durable()) },
 		"file of a pod":         func(path string) error { return writeFile(path, text, Pod{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +122,7 @@ func TestWritingToAFullDiskLeavesNothing(t *testing.T) {
 func TestUnfinishedNoteOfAKilledDaemonGoesWithDetach(t *testing.T) {
 	n := newNode(t)
 	must(t, os.MkdirAll(n.cni.journal.dir, 0o700))
-	left := n.cni.journal.path("pod1") + partial
+	left := n.cni.journal.path("pod1") + atomicfile.Ending
 	mustWrite(t, left, "{", 0o600)
 	must(t, n.Detach(t.Context(), Pod{ID: "pod1"}))
 	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {

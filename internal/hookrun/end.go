@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // End is how the container's program ended. The shim writes it before the first poststop hook begins: while these run the
@@ -49,7 +49,7 @@ func (e End) Write(bundle string) error {
 	if err != nil {
 		return fmt.Errorf("encode the end for hooks: %w", err)
 	}
-	return wholefile.Write(filepath.Join(bundle, Dir, EndFile), text)
+	return atomicfile.Write(filepath.Join(bundle, Dir, EndFile), text)
 }
 
 // ReadEnd reads a bundle's end. os.ErrNotExist: the program has not ended, or the container has no poststop hooks.

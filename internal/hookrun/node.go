@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // The stages of the node's hooks beside Prestart and Poststop, as the OCI runtime specification names them
@@ -57,7 +59,7 @@ func (p NodePlan) Write(bundle string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of hooks: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, NodePlanFile), text, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, NodePlanFile), text); err != nil {
 		return fmt.Errorf("write the plan of the node's hooks: %w", err)
 	}
 	return nil

@@ -11,7 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // Stage says when a hook runs.
@@ -71,7 +71,7 @@ func (p Plan) Write(bundle string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the folder of hooks: %w", err)
 	}
-	return wholefile.Write(filepath.Join(dir, PlanFile), text)
+	return atomicfile.Write(filepath.Join(dir, PlanFile), text)
 }
 
 // ReadPlan reads a bundle's plan. os.ErrNotExist: the container has no hooks.

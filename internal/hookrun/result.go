@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // Outcome is what became of a hook.
@@ -55,7 +55,7 @@ func writeResults(bundle, name string, results []Result) error {
 	if err != nil {
 		return fmt.Errorf("encode the results of hooks: %w", err)
 	}
-	return wholefile.Write(filepath.Join(bundle, Dir, name), text)
+	return atomicfile.Write(filepath.Join(bundle, Dir, name), text)
 }
 
 // ReadResults reads a bundle's results so far, in the order in which the hooks ran; none where none has run.

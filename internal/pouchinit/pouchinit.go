@@ -15,6 +15,7 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/internal/mountpoint"
 )
 
@@ -65,20 +66,7 @@ func read(path string) ([]byte, error) {
 
 // write replaces the copy. It is a new file: the former one is in containers.
 func (p Program) write(text []byte, binary string) error {
-	tmp := p.path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.WriteFile(tmp, text, 0o700); err != nil {
-		return err
-	}
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := copyLabel(binary, tmp); err != nil {
-		return err
-	}
-	return os.Rename(tmp, p.path)
+	return atomicfile.Write(p.path, text, atomicfile.Mode(0o755), atomicfile.Before(func(path string) error { return copyLabel(binary, path) }))
 }
 
 // selinuxLabel is the attribute with a file's SELinux context (selinux(8)).

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // Plan is what the shim must know of a rich container whose pid 1 is a real init. It stands as JSON
@@ -60,7 +62,7 @@ func (p Plan) Write(bundle string) error {
 	if err != nil {
 		return fmt.Errorf("encode plan: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(bundle, PlanFile), text, 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(bundle, PlanFile), text); err != nil {
 		return fmt.Errorf("write plan: %w", err)
 	}
 	return nil

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // Progress is what the shim knows of a rich container that stands nowhere else: with plan and record it is all that another
@@ -41,7 +41,7 @@ func (p Progress) Write(bundle string) error {
 	if err != nil {
 		return fmt.Errorf("encode the progress of a rich container: %w", err)
 	}
-	return wholefile.Write(filepath.Join(bundle, progressFile), text)
+	return atomicfile.Write(filepath.Join(bundle, progressFile), text)
 }
 
 // ReadProgress reads a bundle's; nothing has been written: it is empty.

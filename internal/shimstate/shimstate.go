@@ -13,8 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/internal/exhaustion"
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
 )
 
 // Dir is the state folder of a shim: <state>/shim.
@@ -76,7 +76,7 @@ func (d Dir) Write(r Record) error {
 	if err != nil {
 		return fmt.Errorf("encode record of container %s: %w", r.ID, err)
 	}
-	if err := wholefile.Write(d.record(r.ID), b); err != nil {
+	if err := atomicfile.Write(d.record(r.ID), b); err != nil {
 		return fmt.Errorf("record of container %s: %w", r.ID, err)
 	}
 	return nil
