@@ -1,14 +1,12 @@
 package cri
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 )
 
 // A copy of each record stands in the state folder, on tmpfs: when the database has lost a record, or has it damaged, what
@@ -45,14 +43,14 @@ func (s *Service) makeCopyDirs() error {
 
 // keepCopy writes the copy of a record. A state folder that is full costs the copy only.
 func (s *Service) keepCopy(kind recordKind, id string, record []byte) {
-	if err := wholefile.Write(s.copyPath(kind, id), record); err != nil {
+	if err := atomicfile.Write(s.copyPath(kind, id), record); err != nil {
 		s.Log.WithError(err).Warn("no copy of a record is kept, it is in the database only")
 	}
 }
 
 // dropCopy removes the copy of a record that is about to be removed.
 func (s *Service) dropCopy(kind recordKind, id string) error {
-	if err := os.Remove(s.copyPath(kind, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := atomicfile.Remove(s.copyPath(kind, id)); err != nil {
 		return fmt.Errorf("remove the copy of a record: %w", err)
 	}
 	return nil

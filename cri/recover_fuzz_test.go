@@ -13,7 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-pouch/cri-pouch/cri/model"
-	"github.com/cri-pouch/cri-pouch/internal/wholefile"
+	"github.com/cri-pouch/cri-pouch/internal/atomicfile"
 	"github.com/cri-pouch/cri-pouch/network"
 	"github.com/cri-pouch/cri-pouch/shim/task"
 	"github.com/cri-pouch/cri-pouch/snapshot"
@@ -137,7 +137,7 @@ func recoverOver(t *testing.T, sandbox, container, sandboxCopy, containerCopy []
 		if len(b) == 0 {
 			continue
 		}
-		if err := wholefile.Write(path, b); err != nil {
+		if err := atomicfile.Write(path, b); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -101,4 +101,3 @@ func (e *Engine) verifyFresh(ctx context.Context) error {
 	}
 	return nil
 }
-

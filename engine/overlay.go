@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,6 +45,9 @@ func openOverlay(root string) (*overlayBackend, error) {
 	db, err := openBolt(path) // containerd's store opens it at first use only, without looking for damage
 	if err != nil {
 		return nil, err
+	}
+	if err := db.View(func(tx *bolt.Tx) error { return checkSnapshotNumbers(tx) }); err != nil {
+		return nil, errors.Join(damaged(path, err), db.Close())
 	}
 	if err := errors.Join(setAsideUncommitted(db, filepath.Join(root, "snapshots")), db.Close()); err != nil {
 		return nil, fmt.Errorf("check snapshots below %s: %w", root, err)
@@ -104,6 +108,37 @@ func setAsideUncommitted(db *bolt.DB, dir string) error {
 		}
 	}
 	return nil
+}
+
+// maxSnapshots is more than a node ever makes, and less than containerd's keys have room for.
+const maxSnapshots = 1 << 40
+
+// checkSnapshotNumbers refuses numbers that were never given, or twice: containerd panics on some, and would remove the folder
+// of another snapshot for others.
+func checkSnapshotNumbers(tx *bolt.Tx) error {
+	v1 := tx.Bucket([]byte("v1"))
+	if v1 == nil || v1.Bucket([]byte("snapshots")) == nil {
+		return nil
+	}
+	all, seen := v1.Bucket([]byte("snapshots")), map[uint64]bool{}
+	if all.Sequence() > maxSnapshots {
+		return fmt.Errorf("%d snapshots were made", all.Sequence())
+	}
+	return all.ForEach(func(key, value []byte) error {
+		one := all.Bucket(key)
+		if value != nil || one == nil {
+			return fmt.Errorf("snapshot %q is no bucket", key)
+		}
+		n, size := binary.Uvarint(one.Get([]byte("id")))
+		if size <= 0 || n == 0 || n > all.Sequence() || seen[n] {
+			return fmt.Errorf("snapshot %q has number %d of %d", key, n, all.Sequence())
+		}
+		seen[n] = true
+		if parent := one.Get([]byte("parent")); len(parent) > 0 && all.Bucket(parent) == nil {
+			return fmt.Errorf("snapshot %q has no parent %q", key, parent)
+		}
+		return nil
+	})
 }
 
 // unsupported explains why overlayfs cannot be used on root. A disk that is merely full is reported as that.
