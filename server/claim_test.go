@@ -10,10 +10,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
+	"golang.org/x/sys/unix"
 )
 
 // TestMain lets the test binary be the other daemon: a lock of one's own process would not conflict by pid.
@@ -247,4 +249,29 @@ func TestFindBinary(t *testing.T) {
 	if _, err := findBinary(program(path, "text", 0o644), "shim", "k", self); !errdefs.IsNotFound(err) {
 		t.Errorf("configured, not executable: %v", err)
 	}
+}
+
+// A daemon that was killed while it forked has left its lock to a child, for as long as that has not come to its execve.
+func TestALockOfADeadDaemonIsWaitedFor(t *testing.T) {
+	root, state := t.TempDir(), t.TempDir()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(root, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintln(f, dead.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { f.Close() })
+	unlock, err := claim(Config{Root: root, State: state})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -36,6 +37,9 @@ func makeFolder(dir string) error {
 	return nil
 }
 
+// inheritedLimit is how long a lock is waited for whose daemon is dead: what it had just forked has the lock until its execve.
+const inheritedLimit = 5 * time.Second
+
 // lock takes dir for this process (flock(2)) until the file is closed or the process ends, however it ends. If another
 // daemon has it, the error (errdefs.ErrFailedPrecondition) names that one's pid; key says which setting to change.
 func lock(dir, key string) (*os.File, error) {
@@ -44,6 +48,9 @@ func lock(dir, key string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s folder: %w", key, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for until := time.Now().Add(inheritedLimit); errors.Is(err, unix.EWOULDBLOCK) && !holderLives(f) && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		defer f.Close()
 		return nil, fmt.Errorf("%s folder %s is in use by %s: stop that one, or give this one another --%s: %w",
@@ -60,6 +67,22 @@ func lock(dir, key string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s folder %s: %w", key, dir, err)
 	}
 	return f, nil
+}
+
+// holderLives says whether the process that wrote its pid into the lock file is there.
+func holderLives(f *os.File) bool {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b[:n])))
+	if err != nil {
+		return true // it has not come to that
+	}
+	st, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(st), ") ")
+	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
 }
 
 // holder describes the process that wrote its pid into the lock file.

@@ -17,6 +17,7 @@ var inPlace = map[string]string{
 	"shim/program.go":                    "a file of the kernel's",
 	"shim/rich_cgroup.go":                "files of the kernel's",
 	"shim/rich_scope.go":                 "a file of the kernel's",
+	"shim/update.go":                     "a file of the kernel's",
 	"shim/create.go":                     "the mark, which is empty",
 	"cri/container_hooks.go":             "the place of a mount, which is empty",
 	"richcontainer/files.go":             "in a folder that nobody reads before it is complete, and that is made once",
