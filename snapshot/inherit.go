@@ -116,7 +116,7 @@ func openBeneath(root int, name string) (int, error) {
 	if name == "" {
 		name = "."
 	}
-	return unix.Openat2(root, name, &unix.OpenHow{Flags: dirOnly | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
+	return openat2(root, name, &unix.OpenHow{Flags: dirOnly | unix.O_NOFOLLOW, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
 }
 
 // mergedFolder opens the folder that name is in the overlay of the roots, topmost first; -1 where it is none.

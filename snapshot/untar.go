@@ -172,7 +172,7 @@ func (x *extractor) dir(name string, links int) (int, error) {
 }
 
 func (x *extractor) openDir(name string) (int, error) {
-	return unix.Openat2(x.root, name, &unix.OpenHow{Flags: dirOnly, Resolve: insideOnly})
+	return openat2(x.root, name, &unix.OpenHow{Flags: dirOnly, Resolve: insideOnly})
 }
 
 // makeDir makes a folder that the tar implies, and opens it.

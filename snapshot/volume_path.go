@@ -136,7 +136,7 @@ func placeIn(root int, p string, loops int) (Place, *os.File, error) {
 	if p == "/" {
 		p = "/."
 	}
-	fd, err := unix.Openat2(root, p, &unix.OpenHow{Flags: pathOnly, Resolve: insideOnly})
+	fd, err := openat2(root, p, &unix.OpenHow{Flags: pathOnly, Resolve: insideOnly})
 	switch {
 	case err == nil:
 		return placeOf(root, fd)

@@ -90,7 +90,7 @@ func seed(ctx context.Context, from *os.File, to string, left *budget) (skipped 
 }
 
 func openIn(root int, name string, flags uint64) (int, error) {
-	return unix.Openat2(root, name, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: beneath})
+	return openat2(root, name, &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: beneath})
 }
 
 // folder copies what is in one folder and gives the folders in it, which it has made.
